@@ -1,0 +1,48 @@
+"""Derived bounds: for each result of each operation, the set of answers that a backend may give.
+
+No constant here is tuned. Each is a count of roundings times the unit roundoff u of the type in
+which they happen (float32: 2**-24), and the module that uses it says which roundings are counted.
+"""
+
+from kq_conformance.bounds.acceptance import Bits, Codes, Interval, Judgement, Rule, Worst
+from kq_conformance.bounds.codes import (
+    Strictness,
+    accept_absmax,
+    accept_codes,
+    accept_codes_of_interval,
+)
+from kq_conformance.bounds.dequantize import accept_decoded, exact_scales, scale_enclosure
+from kq_conformance.bounds.enclosure import Enclosure
+from kq_conformance.bounds.linear import Product, WeightForm, weight_forms
+from kq_conformance.bounds.optimizer import (
+    Step,
+    accept_moment,
+    accept_moment_absmax,
+    accept_param,
+    enclose_adam,
+)
+
+__all__ = [
+    "Bits",
+    "Codes",
+    "Enclosure",
+    "Interval",
+    "Judgement",
+    "Product",
+    "Rule",
+    "Step",
+    "Strictness",
+    "WeightForm",
+    "Worst",
+    "accept_absmax",
+    "accept_codes",
+    "accept_codes_of_interval",
+    "accept_decoded",
+    "accept_moment",
+    "accept_moment_absmax",
+    "accept_param",
+    "enclose_adam",
+    "exact_scales",
+    "scale_enclosure",
+    "weight_forms",
+]

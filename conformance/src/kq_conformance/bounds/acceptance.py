@@ -1,0 +1,189 @@
+"""What a backend may answer, and how an answer is judged against it."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from kq_conformance.floats import Array, Float64, Stored, values_of
+from kq_conformance.reference import Codebook
+
+__all__ = ["Bits", "Codes", "Interval", "Judgement", "Rule", "Worst"]
+
+
+class Rule(NamedTuple):
+    """The statement that an acceptance rests on.
+
+    Attributes:
+        name: short name for tables.
+        statement: the bound as a formula.
+        source: where it is derived.
+    """
+
+    name: str
+    statement: str
+    source: str
+
+
+class Worst(NamedTuple):
+    """The element of a result that came nearest to its bound, or farthest beyond it."""
+
+    place: tuple[int, ...]
+    got: float
+    expected: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one result tensor.
+
+    Attributes:
+        quantity: name of the tensor, such as "absmax" or "params[1]".
+        rule: what was applied.
+        violations: elements outside of what is allowed.
+        elements: elements judged.
+        tightness: worst error ÷ allowed error, over all elements; at most 1 in a pass, infinite
+            where nothing but the exact answer is allowed and another one came.
+        worst: that element; None for an empty tensor.
+        figures: further numbers worth reporting, by name.
+    """
+
+    quantity: str
+    rule: Rule
+    violations: int
+    elements: int
+    tightness: float
+    worst: Worst | None
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True if no element violates the rule."""
+        return self.violations == 0
+
+
+def _judge(
+    quantity: str,
+    rule: Rule,
+    usage: Float64,
+    shown: tuple[Array, Array, Array, Array],
+    figures: dict[str, float],
+) -> Judgement:
+    """Turn the used share of each element's allowance (over 1: violation) into a judgement."""
+    if usage.size == 0:
+        return Judgement(quantity, rule, 0, 0, 0.0, None, figures)
+    place = np.unravel_index(int(np.argmax(usage)), usage.shape)
+    worst = Worst(tuple(int(i) for i in place), *(float(each[place]) for each in shown))
+    violations = int(np.count_nonzero(usage > 1))
+    return Judgement(quantity, rule, violations, usage.size, float(usage[place]), worst, figures)
+
+
+@dataclass(frozen=True, eq=False)
+class Bits:
+    """Each element must have exactly the expected bit pattern.
+
+    Attributes:
+        quantity: name of the tensor.
+        expected: the reference's answer.
+        rule: why nothing else is allowed.
+    """
+
+    quantity: str
+    expected: Stored
+    rule: Rule
+
+    def judge(self, got: Stored) -> Judgement:
+        """Compare a backend's answer of the same shape and type."""
+        usage = np.where(got.bits == self.expected.bits, 0.0, np.inf)
+        expected = values_of(self.expected)
+        shown = (values_of(got), expected, expected, expected)
+        return _judge(self.quantity, self.rule, usage, shown, {})
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Each element must lie in [lowest, highest]; where NaN is expected it must be NaN.
+
+    Attributes:
+        quantity: name of the tensor.
+        expected: float64, the reference's answer.
+        lowest: float64, smallest allowed value.
+        highest: float64, largest allowed value.
+        rule: the derivation.
+        signed_zero: also compare the sign of zeros.
+    """
+
+    quantity: str
+    expected: Float64
+    lowest: Float64
+    highest: Float64
+    rule: Rule
+    signed_zero: bool = False
+
+    def judge(self, got: Float64) -> Judgement:
+        """Compare a backend's answer of the same shape."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.abs(got - self.expected)
+            room = np.where(got > self.expected, self.highest, self.lowest) - self.expected
+            used = error / np.abs(room)
+        inside = (self.lowest <= got) & (got <= self.highest)
+        inside = np.where(np.isnan(self.expected), np.isnan(got), inside)
+        if self.signed_zero:
+            inside &= (got != 0) | (np.signbit(got) == np.signbit(self.expected))
+        # No quotient where nothing is allowed (0/0) or infinities meet: exact if inside.
+        within = np.where(np.isfinite(used), np.minimum(used, 1.0), 0.0)
+        beyond = np.where(np.isfinite(used) & (used > 1), used, np.inf)
+        usage = np.where(inside, within, beyond)
+        return _judge(
+            self.quantity, self.rule, usage, (got, self.expected, self.lowest, self.highest), {}
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Each code must lie between two codes, in the ascending order of the codebook.
+
+    Attributes:
+        quantity: name of the tensor.
+        book: the codebook.
+        expected: codes by the exact rule.
+        lowest: lowest allowed rank (position in `book.order`).
+        highest: highest allowed rank.
+        usage: float64 [..., 2], error ÷ allowed error of choosing the rank below or above the
+            expected
+            one: the distance of the ratio from that midpoint in units of the margin.
+        rule: the derivation.
+    """
+
+    quantity: str
+    book: Codebook
+    expected: Array
+    lowest: Array
+    highest: Array
+    usage: Float64
+    rule: Rule
+
+    def judge(self, got: Array) -> Judgement:
+        """Compare a backend's codes of the same shape."""
+        if got.size and int(got.max()) >= len(self.book.values):
+            raise ValueError(f"{self.quantity} holds the code {got.max()}, beyond the codebook")
+        rank, expected = self.book.rank[got], self.book.rank[self.expected]
+        outside = (rank < self.lowest) | (rank > self.highest)
+        moved = np.where(rank < expected, self.usage[..., 0], self.usage[..., 1])
+        within = np.where(rank == expected, 0.0, np.minimum(moved, 1.0))
+        beyond = np.where((np.abs(rank - expected) == 1) & (moved > 1), moved, np.inf)
+        usage = np.where(outside, beyond, within)
+        ambiguous = self.lowest != self.highest
+        figures = {
+            "ambiguous": float(np.count_nonzero(ambiguous)),
+            "differing": float(np.count_nonzero(rank != expected)),
+        }
+        shown = (
+            got,
+            self.expected,
+            self.book.order[self.lowest],
+            self.book.order[self.highest],
+        )
+        return _judge(self.quantity, self.rule, usage, shown, figures)

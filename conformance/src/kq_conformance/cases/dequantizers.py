@@ -1,0 +1,187 @@
+"""Cases of dequantize_4bit and dequantize_blockwise."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kq_conformance.bounds import Judgement, Strictness, accept_decoded, exact_scales
+from kq_conformance.cases.case import Case, Demand, Mode, Profile
+from kq_conformance.cases.codebooks import CODE_MAPS
+from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.matrices import tail_lengths
+from kq_conformance.cases.weights import Weights, plain_scales, random_weights
+from kq_conformance.floats import (
+    FLOAT32,
+    FORMATS,
+    Float64,
+    Stored,
+    store,
+    stored_bytes,
+    values_of,
+)
+from kq_conformance.reference import (
+    FOUR_BIT_BLOCKSIZES,
+    codebook_4bit,
+    count_blocks,
+    dequantize_4bit,
+    dequantize_blockwise,
+    pack,
+    spread,
+)
+from kq_conformance.subject import Outputs, Subject
+
+__all__ = ["dequantizer_cases"]
+
+
+def _special_scales(draw: Draw, dtype: str) -> Float64:
+    """Scales at which decoding changes its nature: zero, subnormal results, overflow, damage."""
+    chosen = FORMATS[dtype]
+    special = [0.0, FLOAT32.tiny, 2.0**-126, 1.0, FLOAT32.largest, np.inf, np.nan]
+    special += [chosen.tiny, 3 * chosen.tiny, 2.0**chosen.emin, chosen.largest]
+    return np.concatenate([special, draw.magnitudes(-100, 100, 5), draw.magnitudes(-12, 12, 5)])
+
+
+@dataclass(frozen=True)
+class Dequantize4bit:
+    """One call of dequantize_4bit."""
+
+    weights: Weights
+    dtype: str
+
+    def call(self, subject: Subject) -> Outputs:
+        w = self.weights
+        return subject.dequantize_4bit(
+            stored_bytes(w.packed),
+            w.scales,
+            w.cols,
+            self.dtype,
+            quant_type=w.quant_type,
+            blocksize=w.blocksize,
+        )
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        w = self.weights
+        expected = dequantize_4bit(
+            w.packed, w.absmax, w.cols, w.quant_type, w.blocksize, self.dtype
+        )
+        accepted = accept_decoded(
+            expected, w.values, w.enclosure(strictness), self.dtype, strictness
+        )
+        return [accepted.judge(values_of(outputs["out"]))]
+
+
+@dataclass(frozen=True)
+class DequantizeBlockwise:
+    """One call of dequantize_blockwise."""
+
+    codes: Stored
+    code: Stored
+    absmax: Stored
+    dtype: str
+    blocksize: int
+
+    def call(self, subject: Subject) -> Outputs:
+        return subject.dequantize_blockwise(
+            self.codes, self.code, self.absmax, self.dtype, blocksize=self.blocksize
+        )
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        code, absmax = values_of(self.code), values_of(self.absmax)
+        codes = self.codes.bits
+        expected = dequantize_blockwise(codes, code, absmax, self.blocksize, self.dtype)
+        scales = exact_scales(spread(absmax, codes.shape[1], self.blocksize))
+        accepted = accept_decoded(expected, code[codes], scales, self.dtype, strictness)
+        return [accepted.judge(values_of(outputs["out"]))]
+
+
+def _all_codes_4bit(draw: Draw, quant_type: str, blocksize: int, dtype: str) -> Weights:
+    """Every code under every special scale; a tail block and a row of odd length."""
+    scales = _special_scales(draw, dtype)
+    cols = blocksize + 17
+    codes = np.tile(np.arange(cols, dtype=np.uint8) % 16, (scales.size, 1))
+    absmax = np.stack([scales, scales[::-1]], axis=1)
+    packed = pack(codes, codebook_4bit(quant_type).zero)
+    return Weights(packed, plain_scales(absmax), cols, quant_type, blocksize)
+
+
+def _dequantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
+    prefix = f"dequantize_4bit/{quant_type}/b{blocksize}/{dtype}"
+    demand = Demand("dequantize_4bit", dtype, quant_type, blocksize)
+
+    def case(
+        name: str, profile: Profile, weights: Callable[[Draw], Weights], mode: Mode = Mode.VALUES
+    ) -> Case:
+        return Case(
+            f"{prefix}/{name}",
+            profile,
+            demand,
+            lambda draw: Dequantize4bit(weights(draw), dtype),
+            mode,
+        )
+
+    def shape(rows: int, cols: int, nested: bool) -> Callable[[Draw], Weights]:
+        return lambda draw: random_weights(draw, rows, cols, quant_type, blocksize, nested)
+
+    usual = blocksize == 64
+    quick = Profile.QUICK if usual else Profile.CORE
+    costly = Profile.CORE if usual else Profile.FULL
+    yield case("all-codes", quick, lambda draw: _all_codes_4bit(draw, quant_type, blocksize, dtype))
+    # 300 rows: nested groups of 256 scales that begin inside a row and in different ones.
+    yield case("nested", quick, shape(300, min(blocksize + 5, 70), nested=True))
+    for cols in tail_lengths(blocksize):
+        yield case(f"tail-c{cols}", costly, shape(3, cols, nested=False))
+        yield case(f"tail-c{cols}/nested", costly, shape(3, cols, nested=True))
+    for rows, cols in ((0, 64), (3, 0)):
+        yield case(f"empty-r{rows}-c{cols}", costly, shape(rows, cols, nested=False))
+    if usual:
+        yield case("repeat", Profile.CORE, shape(37, 197, nested=True), Mode.REPEAT)
+        yield case("threads", Profile.CORE, shape(37, 197, nested=True), Mode.THREADS)
+
+
+def _dequantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[Case]:
+    prefix = f"dequantize_blockwise/{map_name}/b{blocksize}/{dtype}"
+    demand = Demand("dequantize_blockwise", dtype, None, blocksize)
+    code = store(CODE_MAPS[map_name](), "float32")
+
+    def case(
+        name: str, profile: Profile, cols: int, rows: int | None = None, mode: Mode = Mode.VALUES
+    ) -> Case:
+        def make(draw: Draw) -> DequantizeBlockwise:
+            scales = _special_scales(draw, dtype)[:rows]
+            codes = draw.integers(256, len(scales), cols)
+            codes[:, :256] = np.arange(cols)[:256] % 256
+            blocks = count_blocks(cols, blocksize)
+            absmax = (
+                np.stack([np.roll(scales, block) for block in range(blocks)], axis=1)
+                if blocks
+                else np.zeros((len(scales), 0))
+            )
+            return DequantizeBlockwise(
+                stored_bytes(codes), code, store(absmax, "float32"), dtype, blocksize
+            )
+
+        return Case(f"{prefix}/{name}", profile, demand, make, mode)
+
+    usual = blocksize == 256 and map_name == "dynamic-signed"
+    costly = Profile.CORE if usual else Profile.FULL
+    yield case("all-codes", Profile.QUICK if usual else Profile.CORE, 600)
+    for cols in tail_lengths(blocksize):
+        yield case(f"tail-c{cols}", costly, cols)
+    yield case("empty-r0-c64", costly, 64, rows=0)
+    yield case("empty-r3-c0", costly, 0, rows=3)
+    if usual:
+        yield case("repeat", Profile.CORE, 600, mode=Mode.REPEAT)
+        yield case("threads", Profile.CORE, 600, mode=Mode.THREADS)
+
+
+def dequantizer_cases() -> Iterator[Case]:
+    """All cases of the two decoders."""
+    for dtype in FORMATS:
+        for quant_type in ("nf4", "fp4"):
+            for blocksize in FOUR_BIT_BLOCKSIZES:
+                yield from _dequantize_4bit(quant_type, blocksize, dtype)
+        for map_name in CODE_MAPS:
+            sizes = (1, 7, 64, 256, 4096) if map_name == "dynamic-signed" else (256,)
+            for blocksize in sizes:
+                yield from _dequantize_blockwise(map_name, blocksize, dtype)

@@ -1,0 +1,97 @@
+"""Finding the backend under test, and reading what it declares."""
+
+import importlib
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from kq_conformance.cases import Demand
+
+__all__ = ["GROUP", "BackendError", "Declaration", "declares", "find_backend"]
+
+GROUP = "kq.backends"
+
+
+class BackendError(Exception):
+    """The backend that was asked for cannot be found or loaded."""
+
+
+class Declaration(Protocol):
+    """One entry of a backend's `capabilities`; None means any, an empty set does not apply."""
+
+    op: str
+    dtypes: frozenset[str]
+    devices: frozenset[str] | None
+    quant_types: frozenset[str]
+    blocksizes: frozenset[int] | None
+    rules: frozenset[str]
+
+
+def find_backend(name: str) -> Any:
+    """Load a backend by the name of its entry point, or as "package.module:object".
+
+    An entry point's value is a function that returns the backend; an object may also be the backend
+    itself.
+
+    Raises:
+        BackendError: if there is none of that name, or it cannot be imported; the message holds the
+            loader's own words.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            found = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+    else:
+        points = {point.name: point for point in entry_points(group=GROUP)}
+        if name not in points:
+            known = ", ".join(sorted(points)) or "none is installed"
+            raise BackendError(
+                f"backend {name!r} is not registered in the entry-point group {GROUP!r}"
+                f" ({known}); or name it as package.module:object"
+            )
+        try:
+            found = points[name].load()
+        except (ImportError, AttributeError) as error:
+            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+    return _instance(name, found)
+
+
+def _instance(name: str, found: Any) -> Any:
+    """Call a loader, and check that the result looks like a backend."""
+    if callable(found) and not _is_backend(found):
+        try:
+            found = found()
+        except ImportError as error:
+            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+    if not _is_backend(found):
+        raise BackendError(
+            f"backend {name!r} is a {type(found).__name__} without name, version, capabilities"
+            " and describe()"
+        )
+    return found
+
+
+def _is_backend(found: Any) -> bool:
+    names = ("name", "version", "capabilities", "describe")
+    return not isinstance(found, type) and all(hasattr(found, each) for each in names)
+
+
+def declares(capabilities: Iterable[Declaration], demand: Demand, device: str) -> bool:
+    """Whether one of the declared capabilities covers what a case needs."""
+    return any(
+        each.op == demand.op
+        and demand.dtype in each.dtypes
+        and (each.devices is None or device in each.devices)
+        and (demand.quant_type is None or demand.quant_type in each.quant_types)
+        and (
+            demand.blocksize is None
+            or each.blocksizes is None
+            or demand.blocksize in each.blocksizes
+        )
+        and (demand.rule is None or demand.rule in each.rules)
+        for each in capabilities
+    )

@@ -1,0 +1,114 @@
+"""What the cases see of a backend under test: NumPy in, NumPy out.
+
+The cases and the reference know nothing of torch; `kq_conformance.adapter` implements this protocol
+over a backend's destination-passing methods.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from kq_conformance.floats import Stored
+from kq_conformance.reference import Hyper
+
+__all__ = ["ContractBreachError", "Outputs", "StoredScales", "Subject"]
+
+Outputs = dict[str, Stored]
+
+
+class ContractBreachError(Exception):
+    """The backend wrote outside of its outputs, changed an input, or gave two answers."""
+
+
+class StoredScales(NamedTuple):
+    """The scales of a quantized matrix as a backend gets them.
+
+    Attributes:
+        absmax: float32 [R, blocks], or uint8 codes if the scales are quantized themselves.
+        nested_absmax: float32 [ceil(R * blocks / 256)] or None.
+        nested_code: float32 [256] or None.
+        offset: float32 [] or None.
+    """
+
+    absmax: Stored
+    nested_absmax: Stored | None = None
+    nested_code: Stored | None = None
+    offset: Stored | None = None
+
+
+class Subject(Protocol):
+    """The operations of the backend contract; results by name (see each implementation)."""
+
+    def quantize_4bit(self, x: Stored, *, quant_type: str, blocksize: int) -> Outputs:
+        """Return "packed" [R, ceil(C/2)] and "absmax" [R, blocks] of x [R, C]."""
+
+    def dequantize_4bit(
+        self,
+        packed: Stored,
+        scales: StoredScales,
+        cols: int,
+        dtype: str,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """Return "out" [R, cols] in `dtype`."""
+
+    def quantize_blockwise(self, x: Stored, code: Stored, *, blocksize: int) -> Outputs:
+        """Return "codes" [R, C] and "absmax" [R, blocks] of x [R, C]."""
+
+    def dequantize_blockwise(
+        self, codes: Stored, code: Stored, absmax: Stored, dtype: str, *, blocksize: int
+    ) -> Outputs:
+        """Return "out" [R, C] in `dtype`."""
+
+    def linear_4bit(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored | None,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """Return "out" [M, N] for x [M, K] and packed [N, ceil(K/2)], in the type of x."""
+
+    def linear_4bit_backward(
+        self,
+        grad: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        cols: int,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """Return "out" [M, cols] for grad [M, N] and packed [N, ceil(cols/2)]."""
+
+    def optimizer_step_8bit(
+        self,
+        rule: str,
+        params: Sequence[Stored],
+        grads: Sequence[Stored],
+        codes: Sequence[Stored],
+        absmax: Sequence[Stored],
+        code_maps: Sequence[Stored],
+        steps: Sequence[int],
+        hyper: Hyper,
+    ) -> Outputs:
+        """Return "params[i]", "codes[j]", "absmax[j]" after the step; j: state 1, then state 2."""
+
+    def optimizer_step_32bit(
+        self,
+        rule: str,
+        params: Sequence[Stored],
+        grads: Sequence[Stored],
+        states: Sequence[Stored],
+        steps: Sequence[int],
+        hyper: Hyper,
+    ) -> Outputs:
+        """Return "params[i]" and "states[j]" after the step, j over state 1, then state 2."""
+
+    def threads(self, number: int) -> AbstractContextManager[None]:
+        """Run with this number of threads."""

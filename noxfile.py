@@ -1,0 +1,175 @@
+"""Everything that can be run here: `uv run nox -l` lists it.
+
+All sessions share the workspace's own environment (`.venv`), which `uv sync` brings up to date first;
+only `build` makes empty environments, because that is what it is about.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests", "conformance", "docs"]
+
+ROOT = Path(__file__).parent
+BUILD = ROOT / "build"
+PACKAGES = ["kq-kernels", "kq-functional", "kq-nn", "kq-optim", "kq-hf", "kq-conformance"]
+# What each package needs from this repository, itself last.
+NEEDS = {
+    "kq-kernels": ["kq-kernels"],
+    "kq-functional": ["kq-functional"],
+    "kq-nn": ["kq-functional", "kq-nn"],
+    "kq-optim": ["kq-functional", "kq-optim"],
+    "kq-hf": ["kq-kernels", "kq-functional", "kq-nn", "kq-optim", "kq-hf"],
+    "kq-conformance": ["kq-conformance"],
+}
+SMOKE = {
+    "kq-kernels": "import kq_kernels; print(kq_kernels.build_info())",
+    "kq-functional": (
+        "import torch, kq_functional as F\n"
+        "packed, state = F.quantize_4bit(torch.randn(8, 64), quant_type='nf4')\n"
+        "print(F.dequantize_4bit(packed, state).shape, F.explain('quantize_4bit'))"
+    ),
+    "kq-nn": (
+        "import torch, kq_nn\n"
+        "layer = kq_nn.LinearNF4.from_linear(torch.nn.Linear(64, 8))\n"
+        "print(layer(torch.randn(2, 64)).shape)"
+    ),
+    "kq-optim": (
+        "import torch, kq_optim\n"
+        "weight = torch.nn.Parameter(torch.randn(64, 64)); weight.grad = torch.randn(64, 64)\n"
+        "kq_optim.AdamW8bit([weight]).step(); print(weight.shape)"
+    ),
+    "kq-hf": "import kq_hf; print(kq_hf.KqConfig())",
+    "kq-conformance": "import kq_conformance.reference as r; print(r.__name__)",
+}
+MAX_KERNELS_WHEEL = 3_000_000  # bytes, for CPU
+
+
+def sync(session: nox.Session, *groups: str) -> None:
+    chosen = [argument for group in groups for argument in ("--group", group)]
+    session.run("uv", "sync", "--inexact", "--quiet", *chosen, external=True)
+
+
+def instruction_sets(session: nox.Session) -> list[str]:
+    names = session.run(
+        "python",
+        "-c",
+        "import kq_kernels; print(*kq_kernels.available_isas())",
+        silent=True,
+        external=True,
+    )
+    return str(names).split()
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job on a real language model: quantize, measure, fine-tune, generate."""
+    sync(session, "demo")
+    session.run("python", "-m", "demo", *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests of every package (without those marked slow), and of the repository's structure."""
+    sync(session)
+    session.run("pytest", "-m", "not slow", *session.posargs, external=True)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Tests that take minutes, much memory or downloads."""
+    sync(session, "demo")
+    session.run("pytest", "-m", "slow", *session.posargs, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff and clang-format: style and layout of every file."""
+    sync(session)
+    session.run("ruff", "check", ".", external=True)
+    session.run("ruff", "format", "--check", ".", external=True)
+    sources = [str(p) for ending in ("h", "cpp") for p in sorted(ROOT.glob(f"packages/*/csrc/**/*.{ending}"))]
+    session.run("clang-format", "--dry-run", "--Werror", *sources, external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, on everything that is not a test."""
+    sync(session)
+    for source in [*sorted(ROOT.glob("packages/*/src")), ROOT / "conformance/src"]:
+        session.run("mypy", str(source.relative_to(ROOT)), external=True)
+    session.run("mypy", "-p", "benchmarks", "-p", "demo", external=True)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The conformance suite, profile `core`, on every backend and instruction set of this machine."""
+    sync(session)
+    reports = BUILD / "conformance"
+    reports.mkdir(parents=True, exist_ok=True)
+    runs = [("torch", "")] + [("native", isa) for isa in instruction_sets(session)]
+    for backend, isa in runs:
+        report = reports / f"{backend}{'-' + isa if isa else ''}.json"
+        session.run(
+            *("kq-conformance", "run", "--backend", backend, "--profile", "core"),
+            *("--json", str(report), *session.posargs),
+            env={"KQ_CPU_ISA": isa} if isa else {},
+            external=True,
+        )
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Bytes and values against bitsandbytes on real weights. Downloads two models; takes minutes."""
+    sync(session, "demo", "interop")
+    session.run("pytest", "interop", "--confcutdir=interop", *session.posargs, external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Side-by-side measurements with dense torch and bitsandbytes; see benchmarks/README.md."""
+    sync(session, "interop")
+    session.run("python", "-m", "benchmarks", *session.posargs, external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Runs every Python example of every Markdown file."""
+    sync(session)
+    pages = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+    pages += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("packages/*/README.md"))
+    session.run("pytest", "--markdown-docs", "-m", "markdown-docs", *pages, "conformance/README.md", external=True)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and sdist of every package, each installed into an empty environment and tried there."""
+    dist = BUILD / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("uv", "build", "--quiet", "--package", package, "--out-dir", str(dist), external=True)
+    for wheel in dist.glob("kq_kernels-*.whl"):
+        if wheel.stat().st_size > MAX_KERNELS_WHEEL:
+            session.error(f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MAX_KERNELS_WHEEL}")
+    for package in PACKAGES:
+        for ending in (".whl", ".tar.gz"):
+            install_and_try(session, package, dist, ending)
+
+
+def install_and_try(session: nox.Session, package: str, dist: Path, ending: str) -> None:
+    environment = BUILD / "environments" / (package + ending.replace(".", "-"))
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    archives = [next(dist.glob(f"{name.replace('-', '_')}-*{ending}")) for name in NEEDS[package]]
+    session.log(f"{package}: {archives[-1].name}")
+    session.run("uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True)
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", str(python)), *map(str, archives), external=True
+    )
+    session.run(str(python), "-c", SMOKE[package], env={"PYTHONPATH": ""}, external=True)
+    shutil.rmtree(environment)

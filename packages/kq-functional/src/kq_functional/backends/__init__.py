@@ -1,0 +1,1 @@
+"""Backends: objects that compute the ops into memory given by the caller."""

@@ -1,0 +1,174 @@
+"""The contract between the registered ops and the backends that compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+OPS = {
+    "quantize_4bit": "A",
+    "dequantize_4bit": "dtype",
+    "quantize_blockwise": "A",
+    "dequantize_blockwise": "dtype",
+    "linear_4bit": "x",
+    "linear_4bit_backward": "grad",
+    "optimizer_step_8bit": "params",
+    "optimizer_step_32bit": "params",
+}
+"""Every op, with the argument whose dtype selects the computation."""
+
+
+class BackendNotInstalledError(ImportError):
+    """A backend's optional package is not installed: a normal install, not worth a warning."""
+
+
+class Scales(NamedTuple):
+    """The scales of a quantized tensor: plain float32 absmax, or double quantized.
+
+    When `nested_absmax` is given, `absmax` holds uint8 codes, and block i (counted over all
+    blocks in row-major order) has the scale
+    nested_code[absmax[i]] × nested_absmax[i // 256] + offset,
+    the product rounded to float32 before the addition.
+    """
+
+    absmax: Tensor
+    """float32, or uint8 if nested; [R, blocks in a row]."""
+    nested_absmax: Tensor | None = None
+    """float32 [ceil(number of blocks / 256)]."""
+    nested_code: Tensor | None = None
+    """float32 [256]."""
+    offset: Tensor | None = None
+    """float32, one element."""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One op that a backend computes, and for which arguments.
+
+    Attributes:
+        op: A name from `OPS`.
+        dtypes: Names such as "float32": the dtype of the unquantized tensor (for the optimizer
+            steps, of the parameters).
+        devices: torch device types; None means any.
+        quant_types: 4-bit types; empty where it does not apply.
+        blocksizes: Block sizes; None means any of at least 1, or not applicable.
+        rules: Update rules of the optimizer steps; empty where it does not apply.
+    """
+
+    op: str
+    dtypes: frozenset[str]
+    devices: frozenset[str] | None = None
+    quant_types: frozenset[str] = frozenset()
+    blocksizes: frozenset[int] | None = None
+    rules: frozenset[str] = frozenset()
+
+
+class Backend:
+    """Base class of backends: override the ops that `capabilities` declares.
+
+    All tensors are contiguous, on one device, and allocated by the caller; a backend writes into
+    the outputs and changes nothing else. R, C are the matrix view of `kq_functional.formats`;
+    nb is ceil(C / blocksize). Sizes may be zero. What is declared must work.
+    """
+
+    name: str
+    version: str
+    capabilities: tuple[Capability, ...]
+
+    def describe(self) -> dict[str, str]:
+        """Return what a bug report needs to know: versions, instruction set."""
+        return {"version": self.version}
+
+    def quantize_4bit(
+        self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """Quantize A [R, C] into packed uint8 [R, ceil(C/2)] and absmax float32 [R, nb]."""
+        raise NotImplementedError
+
+    def dequantize_4bit(
+        self, packed: Tensor, scales: Scales, out: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """Decode packed [R, ceil(C/2)] into out [R, C]."""
+        raise NotImplementedError
+
+    def quantize_blockwise(
+        self, A: Tensor, code: Tensor, codes: Tensor, absmax: Tensor, *, blocksize: int
+    ) -> None:
+        """Quantize A [R, C] with the sorted float32 [256] `code` into codes and absmax [R, nb]."""
+        raise NotImplementedError
+
+    def dequantize_blockwise(
+        self, codes: Tensor, code: Tensor, absmax: Tensor, out: Tensor, *, blocksize: int
+    ) -> None:
+        """Decode codes uint8 [R, C] into out [R, C]."""
+        raise NotImplementedError
+
+    def linear_4bit(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute out [M, N] = x [M, K] Wᵀ + bias [N], with W [N, K] in row layout."""
+        raise NotImplementedError
+
+    def linear_4bit_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute out [M, K] = grad [M, N] W, with W [N, K] in row layout."""
+        raise NotImplementedError
+
+    def optimizer_step_8bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        codes: Sequence[Tensor],
+        absmax: Sequence[Tensor],
+        code_maps: Sequence[Tensor],
+        steps: Sequence[int],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+        maximize: bool,
+    ) -> None:
+        """Step n parameters of one dtype; `codes`, `absmax`: state 1 of all, then state 2."""
+        raise NotImplementedError
+
+    def optimizer_step_32bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[Tensor],
+        steps: Sequence[int],
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+        maximize: bool,
+    ) -> None:
+        """Step n parameters of one dtype; `states`: float32, state 1 of all, then 2."""
+        raise NotImplementedError

@@ -1,0 +1,243 @@
+"""The native CPU backend: hands tensors to kq-kernels as (address, size, dtype)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
+from .base import Backend, BackendNotInstalledError, Capability, Scales
+
+_NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
+_CPU = frozenset({"cpu"})
+_DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
+
+
+def _four_bit(op: str) -> Capability:
+    return Capability(op, _DTYPES, _CPU, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
+
+
+_CAPABILITIES = (
+    _four_bit("quantize_4bit"),
+    _four_bit("dequantize_4bit"),
+    Capability("quantize_blockwise", _DTYPES, _CPU),
+    Capability("dequantize_blockwise", _DTYPES, _CPU),
+    _four_bit("linear_4bit"),
+    _four_bit("linear_4bit_backward"),
+    Capability(
+        "optimizer_step_8bit",
+        _DTYPES,
+        _CPU,
+        blocksizes=frozenset({OPTIMIZER_BLOCKSIZE}),
+        rules=frozenset({"adam"}),
+    ),
+)
+
+
+def _array(tensor: Tensor) -> tuple[int, int, str]:
+    return tensor.data_ptr(), tensor.numel(), _NAMES[tensor.dtype]
+
+
+def _optional(tensor: Tensor | None) -> tuple[int, int, str] | None:
+    return None if tensor is None else _array(tensor)
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[tuple[int, int, str]]:
+    return [_array(tensor) for tensor in tensors]
+
+
+class NativeBackend(Backend):
+    """Computes with the kernels for the processor's best instruction set, on torch's threads."""
+
+    name = "native"
+    capabilities = _CAPABILITIES
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self.version: str = kernels.__version__
+
+    def describe(self) -> dict[str, str]:
+        """Return the version, the instruction sets and how kq-kernels was built."""
+        build = {name: str(value) for name, value in self._kernels.build_info().items()}
+        return {
+            **build,
+            "version": self.version,
+            "isa": self._kernels.isa(),
+            "available_isas": ", ".join(self._kernels.available_isas()),
+        }
+
+    def quantize_4bit(
+        self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """See `Backend.quantize_4bit`."""
+        rows, cols = A.shape
+        self._kernels.quantize_4bit(
+            _array(A),
+            _array(packed),
+            _array(absmax),
+            rows,
+            cols,
+            blocksize,
+            quant_type,
+            torch.get_num_threads(),
+        )
+
+    def dequantize_4bit(
+        self, packed: Tensor, scales: Scales, out: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """See `Backend.dequantize_4bit`."""
+        rows, cols = out.shape
+        self._kernels.dequantize_4bit(
+            _array(packed),
+            _array(scales.absmax),
+            _array(out),
+            rows,
+            cols,
+            blocksize,
+            quant_type,
+            _optional(scales.nested_absmax),
+            _optional(scales.nested_code),
+            _optional(scales.offset),
+            torch.get_num_threads(),
+        )
+
+    def quantize_blockwise(
+        self, A: Tensor, code: Tensor, codes: Tensor, absmax: Tensor, *, blocksize: int
+    ) -> None:
+        """See `Backend.quantize_blockwise`."""
+        rows, cols = A.shape
+        self._kernels.quantize_blockwise(
+            _array(A),
+            _array(code),
+            _array(codes),
+            _array(absmax),
+            rows,
+            cols,
+            blocksize,
+            torch.get_num_threads(),
+        )
+
+    def dequantize_blockwise(
+        self, codes: Tensor, code: Tensor, absmax: Tensor, out: Tensor, *, blocksize: int
+    ) -> None:
+        """See `Backend.dequantize_blockwise`."""
+        rows, cols = out.shape
+        self._kernels.dequantize_blockwise(
+            _array(codes),
+            _array(code),
+            _array(absmax),
+            _array(out),
+            rows,
+            cols,
+            blocksize,
+            torch.get_num_threads(),
+        )
+
+    def linear_4bit(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit`."""
+        self._kernels.linear_4bit(
+            _array(x),
+            _array(packed),
+            _array(scales.absmax),
+            _optional(bias),
+            _array(out),
+            out.shape[0],
+            out.shape[1],
+            x.shape[1],
+            blocksize,
+            quant_type,
+            _optional(scales.nested_absmax),
+            _optional(scales.nested_code),
+            _optional(scales.offset),
+            torch.get_num_threads(),
+        )
+
+    def linear_4bit_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit_backward`."""
+        self._kernels.linear_4bit_backward(
+            _array(grad),
+            _array(packed),
+            _array(scales.absmax),
+            _array(out),
+            out.shape[0],
+            grad.shape[1],
+            out.shape[1],
+            blocksize,
+            quant_type,
+            _optional(scales.nested_absmax),
+            _optional(scales.nested_code),
+            _optional(scales.offset),
+            torch.get_num_threads(),
+        )
+
+    def optimizer_step_8bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        codes: Sequence[Tensor],
+        absmax: Sequence[Tensor],
+        code_maps: Sequence[Tensor],
+        steps: Sequence[int],
+        **options: Any,
+    ) -> None:
+        """See `Backend.optimizer_step_8bit`."""
+        self._kernels.optimizer_step_8bit(
+            rule,
+            _arrays(params),
+            _arrays(grads),
+            _arrays(codes),
+            _arrays(absmax),
+            _arrays(code_maps),
+            list(steps),
+            **options,
+            threads=torch.get_num_threads(),
+        )
+
+
+def load() -> NativeBackend:
+    """Return the backend.
+
+    Raises:
+        BackendNotInstalledError: kq-kernels is not installed.
+        ImportError: kq-kernels does not load, or lacks a function this version calls.
+    """
+    try:
+        import kq_kernels
+    except ModuleNotFoundError as error:
+        if error.name != "kq_kernels":
+            raise
+        raise BackendNotInstalledError(
+            "kq-kernels is not installed (pip install 'kq-functional[native]')"
+        ) from None
+    needed = [capability.op for capability in _CAPABILITIES]
+    needed += ["isa", "available_isas", "build_info", "__version__"]
+    missing = [name for name in needed if not hasattr(kq_kernels, name)]
+    if missing:
+        raise ImportError(
+            f"kq_kernels {getattr(kq_kernels, '__version__', '')} does not fit this kq_functional: "
+            f"it has no {', '.join(missing)}"
+        )
+    return NativeBackend(kq_kernels)

@@ -1,0 +1,154 @@
+"""The pure-torch backend: every op on every device that torch has, correct first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
+from ..rules import RULES
+from ._torch_codes import (
+    block_slice,
+    byte_values,
+    decode,
+    encode,
+    encoding_device,
+    expand_scales,
+    midpoints,
+    sorted_4bit,
+    tiles,
+)
+from ._torch_optimizer import step_8bit, step_32bit
+from .base import OPS, Backend, Capability, Scales
+
+_DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
+
+
+def _capability(op: str) -> Capability:
+    if op.startswith("optimizer"):
+        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE}) if op.endswith("8bit") else None
+        return Capability(op, _DTYPES, rules=frozenset(RULES), blocksizes=blocksizes)
+    if "4bit" in op:
+        quant_types = frozenset(QUANT_TYPES)
+        return Capability(op, _DTYPES, quant_types=quant_types, blocksizes=BLOCKSIZES_4BIT)
+    return Capability(op, _DTYPES)
+
+
+class TorchBackend(Backend):
+    """Computes with torch ops only."""
+
+    name = "torch"
+    version = torch.__version__
+    capabilities = tuple(map(_capability, OPS))
+
+    def quantize_4bit(
+        self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """Encode, put two codes in a byte, the first in the high nibble."""
+        thresholds, codes = sorted_4bit(quant_type, A.device)
+        zero = int(codes[torch.bucketize(0.0, thresholds)])
+        for rows, cols, index in encode(A, absmax, thresholds, blocksize):
+            nibbles = codes[index]
+            if nibbles.shape[1] % 2:
+                nibbles = torch.nn.functional.pad(nibbles, (0, 1), value=zero)
+            # Only the last tile of a row can end on an odd column.
+            stored = slice(cols.start // 2, (cols.stop + 1) // 2)
+            packed[rows, stored] = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+
+    def dequantize_4bit(
+        self, packed: Tensor, scales: Scales, out: Tensor, *, quant_type: str, blocksize: int
+    ) -> None:
+        """Look up both values of a byte at once, then scale."""
+        absmax = expand_scales(scales)
+        table = byte_values(quant_type, packed.device)
+        for rows, cols in tiles(out.shape[0], out.shape[1], blocksize):
+            stored = packed[rows, cols.start // 2 : (cols.stop + 1) // 2]
+            values = table[stored.int()].view(stored.shape[0], -1)[:, : cols.stop - cols.start]
+            decode(values, absmax[rows, block_slice(cols, blocksize)], blocksize, out[rows, cols])
+
+    def quantize_blockwise(
+        self, A: Tensor, code: Tensor, codes: Tensor, absmax: Tensor, *, blocksize: int
+    ) -> None:
+        """Encode; the index in the sorted codebook is the code."""
+        thresholds = midpoints(code.to(encoding_device(code.device)))
+        for rows, cols, index in encode(A, absmax, thresholds, blocksize):
+            codes[rows, cols] = index.to(torch.uint8)
+
+    def dequantize_blockwise(
+        self, codes: Tensor, code: Tensor, absmax: Tensor, out: Tensor, *, blocksize: int
+    ) -> None:
+        """Look up, then scale."""
+        for rows, cols in tiles(out.shape[0], out.shape[1], blocksize):
+            values = code[codes[rows, cols].int()]
+            decode(values, absmax[rows, block_slice(cols, blocksize)], blocksize, out[rows, cols])
+
+    def linear_4bit(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Decode the weight in the dtype of x and multiply."""
+        weight = x.new_empty(out.shape[1], x.shape[1])
+        self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
+        if bias is None:
+            torch.mm(x, weight.t(), out=out)
+        else:
+            torch.addmm(bias, x, weight.t(), out=out)
+
+    def linear_4bit_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Decode the weight in the dtype of grad and multiply."""
+        weight = grad.new_empty(grad.shape[1], out.shape[1])
+        self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
+        torch.mm(grad, weight, out=out)
+
+    def optimizer_step_8bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        codes: Sequence[Tensor],
+        absmax: Sequence[Tensor],
+        code_maps: Sequence[Tensor],
+        steps: Sequence[int],
+        **options: Any,
+    ) -> None:
+        """Decode, update and re-encode tile by tile."""
+        step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
+
+    def optimizer_step_32bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[Tensor],
+        steps: Sequence[int],
+        **options: Any,
+    ) -> None:
+        """Update tensor by tensor."""
+        step_32bit(rule, params, grads, states, steps, **options)
+
+
+_BACKEND = TorchBackend()
+
+
+def load() -> TorchBackend:
+    """Return the backend; it needs nothing but torch."""
+    return _BACKEND

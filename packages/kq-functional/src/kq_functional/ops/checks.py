@@ -1,0 +1,75 @@
+"""Checks of tensor arguments, shared by real and fake kernels, and the views backends take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..backends.base import Scales
+from ..formats import NESTED_BLOCKSIZE, Geometry, dtype_name
+
+
+def check_tensor(
+    name: str, tensor: Tensor, dtype: torch.dtype, numel: int, device: torch.device
+) -> None:
+    """Raise unless a tensor has this dtype, this number of elements and this device."""
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype_name(dtype)}, got {dtype_name(tensor.dtype)}")
+    if tensor.numel() != numel:
+        raise ValueError(
+            f"{name} must have {numel} elements, got {tensor.numel()} (shape {tuple(tensor.shape)})"
+        )
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+
+
+def check_out(
+    name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int], device: torch.device
+) -> None:
+    """Raise unless a result can be written to a tensor: shape, dtype, device, contiguity."""
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+    check_tensor(name, tensor, dtype, tensor.numel(), device)
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+
+
+def check_code(name: str, code: Tensor, device: torch.device) -> None:
+    """Raise unless a tensor can be an 8-bit codebook (its order is checked when quantizing)."""
+    check_tensor(name, code, torch.float32, 256, device)
+
+
+def check_scales(scales: Scales, geo: Geometry, device: torch.device) -> None:
+    """Raise unless the scales belong to a tensor of this geometry, plain or double quantized."""
+    count = geo.rows * geo.blocks
+    absmax, nested_absmax, nested_code, offset = scales
+    if nested_absmax is None and nested_code is None and offset is None:
+        check_tensor("absmax", absmax, torch.float32, count, device)
+        return
+    if nested_absmax is None or nested_code is None or offset is None:
+        raise ValueError(
+            "nested_absmax, nested_code and offset must be given together: all, or none"
+        )
+    check_tensor("absmax", absmax, torch.uint8, count, device)
+    groups = (count + NESTED_BLOCKSIZE - 1) // NESTED_BLOCKSIZE
+    check_tensor("nested_absmax", nested_absmax, torch.float32, groups, device)
+    check_code("nested_code", nested_code, device)
+    check_tensor("offset", offset, torch.float32, 1, device)
+
+
+def matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:
+    """Return a contiguous [rows, cols] view, or a copy of a tensor that is not contiguous."""
+    if tensor.ndim == 2 and tensor.shape[0] == rows and tensor.is_contiguous():
+        return tensor
+    return tensor.contiguous().view(rows, cols)
+
+
+def dense_scales(scales: Scales, geo: Geometry) -> Scales:
+    """Return checked scales as backends take them: contiguous, absmax in two dimensions."""
+    absmax, nested_absmax, nested_code, offset = scales
+    absmax = matrix(absmax, geo.rows, geo.blocks)
+    if nested_absmax is None or nested_code is None or offset is None:
+        return Scales(absmax)
+    return Scales(absmax, nested_absmax.contiguous(), nested_code.contiguous(), offset.contiguous())

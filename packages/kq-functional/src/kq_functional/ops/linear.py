@@ -1,0 +1,213 @@
+"""Ops kq::linear_4bit and kq::linear_4bit_backward, with autograd for x and bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear as dense_linear
+
+from ..backends.base import Scales
+from ..formats import Geometry, geometry
+from ..selection import Query, check_query, choose
+from .checks import check_tensor, dense_scales, matrix
+from .four_bit import check_weight, dequantize_into
+from .library import register
+
+
+def _check(
+    name: str,
+    x: Tensor,
+    weight_dim: int,
+    packed: Tensor,
+    scales: Scales,
+    shape: Sequence[int],
+    blocksize: int,
+    layout: str,
+) -> Geometry:
+    """Check that `x` can be multiplied along a dimension of the weight; return its geometry."""
+    if len(shape) != 2:
+        raise ValueError(f"the weight must have two dimensions, got shape {tuple(shape)}")
+    if x.ndim == 0 or x.shape[-1] != shape[weight_dim]:
+        raise ValueError(
+            f"the last dimension of {name} must be {shape[weight_dim]} for a weight of shape "
+            f"{tuple(shape)}, got shape {tuple(x.shape)}"
+        )
+    if packed.device != x.device:
+        raise ValueError(f"packed must be on {x.device} like {name}, got {packed.device}")
+    return check_weight(packed, scales, shape, blocksize, layout)
+
+
+def _check_bias(bias: Tensor | None, x: Tensor, features: int) -> None:
+    if bias is not None:
+        check_tensor("bias", bias, x.dtype, features, x.device)
+
+
+def _row_geometry(
+    geo: Geometry, shape: Sequence[int], blocksize: int, layout: str
+) -> Geometry | None:
+    """Return the geometry in row layout, in which backends multiply; None if blocks cross rows."""
+    if layout == "row":
+        return geo
+    return geometry(shape, blocksize, "row") if shape[1] % blocksize == 0 else None
+
+
+def _linear(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+    *nested: Tensor | None,
+) -> Tensor:
+    backend = choose(Query("linear_4bit", x.device.type, x.dtype, quant_type, blocksize))
+    scales = Scales(absmax, *nested)
+    geo = _check("x", x, 1, packed, scales, shape, blocksize, layout)
+    n, k = shape
+    _check_bias(bias, x, n)
+    rows = _row_geometry(geo, shape, blocksize, layout)
+    if rows is None:
+        weight = x.new_empty((n, k))
+        dequantize_into(packed, scales, geo, blocksize, quant_type, weight)
+        return dense_linear(x, weight, bias)
+    m = math.prod(x.shape[:-1])
+    out = x.new_empty((*x.shape[:-1], n))
+    backend.linear_4bit(
+        matrix(x, m, k),
+        matrix(packed, n, rows.packed_cols),
+        dense_scales(scales, rows),
+        None if bias is None else bias.contiguous(),
+        out.view(m, n),
+        quant_type=quant_type,
+        blocksize=blocksize,
+    )
+    return out
+
+
+def _linear_fake(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+    *nested: Tensor | None,
+) -> Tensor:
+    check_query(Query("linear_4bit", x.device.type, x.dtype, quant_type, blocksize))
+    _check("x", x, 1, packed, Scales(absmax, *nested), shape, blocksize, layout)
+    _check_bias(bias, x, shape[0])
+    return x.new_empty((*x.shape[:-1], shape[0]))
+
+
+def _backward(
+    grad: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+    *nested: Tensor | None,
+) -> Tensor:
+    query = Query("linear_4bit_backward", grad.device.type, grad.dtype, quant_type, blocksize)
+    backend = choose(query)
+    scales = Scales(absmax, *nested)
+    geo = _check("grad", grad, 0, packed, scales, shape, blocksize, layout)
+    n, k = shape
+    rows = _row_geometry(geo, shape, blocksize, layout)
+    if rows is None:
+        weight = grad.new_empty((n, k))
+        dequantize_into(packed, scales, geo, blocksize, quant_type, weight)
+        return grad @ weight
+    m = math.prod(grad.shape[:-1])
+    out = grad.new_empty((*grad.shape[:-1], k))
+    backend.linear_4bit_backward(
+        matrix(grad, m, n),
+        matrix(packed, n, rows.packed_cols),
+        dense_scales(scales, rows),
+        out.view(m, k),
+        quant_type=quant_type,
+        blocksize=blocksize,
+    )
+    return out
+
+
+def _backward_fake(
+    grad: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+    *nested: Tensor | None,
+) -> Tensor:
+    query = Query("linear_4bit_backward", grad.device.type, grad.dtype, quant_type, blocksize)
+    check_query(query)
+    _check("grad", grad, 0, packed, Scales(absmax, *nested), shape, blocksize, layout)
+    return grad.new_empty((*grad.shape[:-1], shape[1]))
+
+
+_WEIGHT = (
+    "SymInt[] shape, int blocksize, str quant_type, str layout, "
+    "Tensor? nested_absmax=None, Tensor? nested_code=None, Tensor? offset=None"
+)
+
+linear_4bit = register(
+    f"linear_4bit(Tensor x, Tensor packed, Tensor absmax, Tensor? bias, {_WEIGHT}) -> Tensor",
+    _linear,
+    _linear_fake,
+)
+linear_4bit_backward = register(
+    f"linear_4bit_backward(Tensor grad, Tensor packed, Tensor absmax, {_WEIGHT}) -> Tensor",
+    _backward,
+    _backward_fake,
+)
+
+
+def _save(
+    ctx: Any, packed: Tensor, absmax: Tensor, weight_format: Sequence[Any], *nested: Tensor | None
+) -> None:
+    ctx.save_for_backward(packed, absmax, *nested)
+    ctx.weight_format = weight_format
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    _, packed, absmax, _, *rest = inputs
+    _save(ctx, packed, absmax, rest[:4], *rest[4:])
+
+
+def _linear_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        packed, absmax, *nested = ctx.saved_tensors
+        grad_x = linear_4bit_backward(grad, packed, absmax, *ctx.weight_format, *nested)
+    if ctx.needs_input_grad[3]:
+        grad_bias = grad.flatten(0, -2).sum(0) if grad.ndim > 1 else grad
+    return (grad_x, None, None, grad_bias) + (None,) * 7
+
+
+def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    _, packed, absmax, *rest = inputs
+    _save(ctx, packed, absmax, rest[:4], *rest[4:])
+
+
+def _backward_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    packed, absmax, *nested = ctx.saved_tensors
+    # grad W is linear in grad, and its transpose is the forward product.
+    grad_grad = linear_4bit(grad, packed, absmax, None, *ctx.weight_format, *nested)
+    return (grad_grad,) + (None,) * 9
+
+
+torch.library.register_autograd("kq::linear_4bit", _linear_gradients, setup_context=_linear_setup)
+torch.library.register_autograd(
+    "kq::linear_4bit_backward", _backward_gradients, setup_context=_backward_setup
+)

@@ -1,0 +1,5 @@
+"""`python -m kq_cli` is the command `kq`."""
+
+from kq_cli.app import main
+
+main()

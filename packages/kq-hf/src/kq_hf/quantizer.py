@@ -1,0 +1,178 @@
+"""Quantization while a model loads, and loading of quantized models.
+
+Only those hooks are used that every transformers 5.x has. The stored tensors of a layer are
+ordinary parameters whose names are the keys of the checkpoint, so that a quantized checkpoint
+loads and saves without any conversion of keys or values.
+"""
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from kq_nn import CoverageReport, Linear4bit, quantize_model
+from kq_nn.patterns import unmatched
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
+
+from kq_hf.config import QUANT_METHOD, KqConfig
+
+
+@register_quantizer(QUANT_METHOD)
+class KqQuantizer(HfQuantizer):
+    """What transformers calls while it loads a model with a `KqConfig`.
+
+    Attributes:
+        quantization_config: The config of the model, with the complete list of modules that
+            were not converted.
+        report: What is quantized and what is not and why; None until a model was loaded.
+    """
+
+    quantization_config: KqConfig
+    requires_calibration = False
+
+    def __init__(self, quantization_config: KqConfig, **kwargs: Any) -> None:
+        # A copy: one config of the user may serve for several models.
+        super().__init__(copy.deepcopy(quantization_config), **kwargs)
+        self.report: CoverageReport | None = None
+
+    def is_serializable(self) -> bool:
+        """Quantized models can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters can be trained on quantized models."""
+        return True
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, **_: Any
+    ) -> PreTrainedModel:
+        config = self.quantization_config
+        names = [name for name, _ in model.named_modules()]
+        patterns = config.modules_to_not_convert or []
+        if not self.pre_quantized:
+            for pattern in unmatched(patterns, names):
+                warnings.warn(
+                    f"modules_to_not_convert: {pattern!r} matches no module of "
+                    f"{type(model).__name__}; its modules have names such as {names[-1]!r}",
+                    stacklevel=2,
+                )
+            always = self.get_modules_to_not_convert(
+                model, None, getattr(model, "_keep_in_fp32_modules", None)
+            )
+            # Recorded, because the list depends on the class of the model: what is saved from a
+            # model with a head may be loaded into one without.
+            patterns = config.modules_to_not_convert = sorted({*patterns, *always})
+        absent = set(unmatched(patterns, names))
+        self.report = quantize_model(
+            model,
+            quant_type=config.quant_type,
+            blocksize=config.blocksize,
+            compress_statistics=config.double_quant,
+            skip=[pattern for pattern in patterns if pattern not in absent],
+        )
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                # transformers would fill parameters that it did not load itself (those
+                # offloaded to disk) with random numbers.
+                module._is_hf_initialized = True  # type: ignore[assignment]
+                if not self.pre_quantized:
+                    # A floating-point stand-in, because transformers before 5.23 casts the
+                    # checkpoint's tensor to the dtype it finds here, before it is quantized.
+                    shape = (module.out_features, module.in_features)
+                    stand_in = torch.empty(shape, device="meta")
+                    module.weight = nn.Parameter(stand_in, requires_grad=False)
+        return model
+
+    def param_needs_quantization(
+        self,
+        model: PreTrainedModel,
+        param_name: str,
+        **_: Any,
+    ) -> bool:
+        """Whether a tensor of the checkpoint is the dense weight of a layer to quantize."""
+        module_name, _separator, name = param_name.rpartition(".")
+        return (
+            not self.pre_quantized
+            and name == "weight"
+            and isinstance(model.get_submodule(module_name), Linear4bit)
+        )
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """The operation that transformers applies to each tensor that needs quantization."""
+        return _Quantize(self.quantization_config)
+
+    def _process_model_after_weight_loading(
+        self, model: PreTrainedModel, **_: Any
+    ) -> PreTrainedModel:
+        for name, module in model.named_modules():
+            if isinstance(module, Linear4bit):
+                if module.weight.is_meta and not self.pre_quantized:
+                    # Offloaded to disk: the stand-in is still there.
+                    packed = module.pack(module.weight)["weight"]
+                    module.weight = nn.Parameter(packed, requires_grad=False)
+                try:
+                    module.check_state()
+                except RuntimeError as error:
+                    raise RuntimeError(f"the checkpoint does not fit {name}: {error}") from None
+        self.report = coverage(model, self.report)
+        return model
+
+    def _dequantize(
+        self, model: PreTrainedModel, dtype: torch.dtype | None = None
+    ) -> PreTrainedModel:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, Linear4bit):
+                dense = nn.Linear(module.in_features, module.out_features, False, device="meta")
+                dense.weight = nn.Parameter(module.dequantize(dtype or torch.float32))
+                dense.bias = module.bias
+                model.set_submodule(name, dense)
+        return model
+
+
+class _Quantize(ConversionOps):
+    """Turns the dense weight of one layer into the layer's stored tensors."""
+
+    def __init__(self, config: KqConfig) -> None:
+        self._config = config
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],  # noqa: ARG002 - the loader names all of them
+        target_patterns: list[str],  # noqa: ARG002
+        **_: Any,
+    ) -> dict[str, Any]:
+        """Maps {name: dense weight, or a list of it alone} to {name: stored tensor}."""
+        stored = {}
+        for key, value in input_dict.items():
+            weight = value[0] if isinstance(value, list) else value
+            layer = self._config.empty_layer(weight.shape[1], weight.shape[0])
+            prefix = key.removesuffix("weight")
+            for name, tensor in layer.pack(weight).items():
+                stored[prefix + name] = nn.Parameter(tensor, requires_grad=False)
+        return stored
+
+
+def coverage(model: nn.Module, before: CoverageReport | None = None) -> CoverageReport:
+    """What share of a model is quantized, and what is not and why; `print` it.
+
+    Args:
+        model: A model, loaded or quantized by kq.
+        before: An earlier report that knows why modules were left alone; by default that of the
+            model's quantizer, if it has one.
+
+    Returns:
+        The report. The size before quantization is counted in the model's own dtype.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if before is None and isinstance(quantizer, KqQuantizer):
+        before = quantizer.report
+    reasons = {record.name: record.reason for record in before.skipped} if before else {}
+    dtype = getattr(model, "dtype", torch.float32)
+    return CoverageReport.of(model, reasons=reasons, dense_dtype=dtype)

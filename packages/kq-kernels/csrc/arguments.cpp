@@ -1,0 +1,166 @@
+#include "arguments.h"
+
+#include <nanobind/stl/string.h>
+
+#include <cmath>
+
+namespace kq {
+namespace {
+
+const char* name_of(DType dtype) {
+    switch (dtype) {
+        case DType::float32: return "float32";
+        case DType::bfloat16: return "bfloat16";
+        case DType::float16: return "float16";
+        case DType::uint8: return "uint8";
+    }
+    return "";
+}
+
+[[noreturn]] void value_error(const std::string& text) { throw nb::value_error(text.c_str()); }
+[[noreturn]] void type_error(const std::string& text) { throw nb::type_error(text.c_str()); }
+
+std::string quoted(const std::string& text) { return "'" + text + "'"; }
+
+DType dtype_of(const std::string& text, const char* name) {
+    for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::uint8}) {
+        if (text == name_of(dtype)) return dtype;
+    }
+    type_error(std::string(name) + ": unknown dtype " + quoted(text));
+}
+
+DType dtype_of(const nb::dlpack::dtype& dtype, const char* name) {
+    using nb::dlpack::dtype_code;
+    const auto code = static_cast<dtype_code>(dtype.code);
+    if (dtype.lanes == 1) {
+        if (code == dtype_code::Float && dtype.bits == 32) return DType::float32;
+        if (code == dtype_code::Float && dtype.bits == 16) return DType::float16;
+        if (code == dtype_code::Bfloat && dtype.bits == 16) return DType::bfloat16;
+        if (code == dtype_code::UInt && dtype.bits == 8) return DType::uint8;
+    }
+    type_error(std::string(name) + ": expected float32, bfloat16, float16 or uint8 elements, got type code " +
+               std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits");
+}
+
+Array from_tuple(nb::tuple t, const char* name) {
+    uint64_t address = 0;
+    std::string dtype;
+    Array out;
+    if (t.size() != 3 || !nb::try_cast(t[0], address) || !nb::try_cast(t[1], out.size) || !nb::try_cast(t[2], dtype)) {
+        type_error(std::string(name) + ": a tuple must be (address, size, dtype name)");
+    }
+    if (out.size < 0) value_error(std::string(name) + ": size " + std::to_string(out.size) + " is negative");
+    if (address == 0 && out.size > 0) value_error(std::string(name) + ": address is null");
+    out.data = reinterpret_cast<void*>(address);
+    out.dtype = dtype_of(dtype, name);
+    return out;
+}
+
+Array from_object(nb::handle object, const char* name, Access access) {
+    Array out;
+    nb::ndarray<nb::c_contig, nb::device::cpu, nb::ro> readable;
+    if (!nb::try_cast(object, readable, false)) {
+        type_error(std::string(name) +
+                   ": expected a row-major contiguous array in CPU memory, or (address, size, dtype name), got " +
+                   nb::type_name(object.type()).c_str());
+    }
+    nb::ndarray<nb::c_contig, nb::device::cpu> writable;
+    if (access == Access::write && !nb::try_cast(object, writable, false)) {
+        value_error(std::string(name) + ": the array is read-only");
+    }
+    out.data = const_cast<void*>(static_cast<const void*>(readable.data()));
+    out.size = static_cast<int64_t>(readable.size());
+    out.dtype = dtype_of(readable.dtype(), name);
+    out.owner = readable;
+    return out;
+}
+
+Geometry geometry(int64_t rows, int64_t cols, int64_t blocksize) {
+    int64_t size;
+    if (rows < 0) value_error("rows: " + std::to_string(rows) + " is negative");
+    if (cols < 0) value_error("cols: " + std::to_string(cols) + " is negative");
+    if (__builtin_mul_overflow(rows, cols, &size)) value_error("rows, cols: their product exceeds 64 bits");
+    return {rows, cols, blocksize};
+}
+
+}  // namespace
+
+Array array(nb::handle object, const char* name, Access access, DTypes dtypes) {
+    Array out = nb::isinstance<nb::tuple>(object) ? from_tuple(nb::borrow<nb::tuple>(object), name)
+                                                  : from_object(object, name, access);
+    std::string accepted;
+    for (DType dtype : dtypes) {
+        if (dtype == out.dtype) return out;
+        accepted += (accepted.empty() ? "" : ", ") + std::string(name_of(dtype));
+    }
+    type_error(std::string(name) + ": expected " + accepted + ", got " + name_of(out.dtype));
+}
+
+Array array(nb::handle object, const char* name, Access access, DTypes dtypes, int64_t size) {
+    Array out = array(object, name, access, dtypes);
+    if (out.size != size) {
+        value_error(std::string(name) + ": expected " + std::to_string(size) + " elements, got " +
+                    std::to_string(out.size));
+    }
+    return out;
+}
+
+QuantType quant_type(const std::string& name) {
+    if (name == "nf4") return QuantType::nf4;
+    if (name == "fp4") return QuantType::fp4;
+    value_error("quant_type: expected 'nf4' or 'fp4', got " + quoted(name));
+}
+
+Geometry geometry_4bit(int64_t rows, int64_t cols, int64_t blocksize) {
+    if (blocksize < 32 || blocksize > 4096 || (blocksize & (blocksize - 1)) != 0) {
+        value_error("blocksize: expected a power of two from 32 to 4096, got " + std::to_string(blocksize));
+    }
+    return geometry(rows, cols, blocksize);
+}
+
+Geometry geometry_8bit(int64_t rows, int64_t cols, int64_t blocksize) {
+    if (blocksize < 1) value_error("blocksize: expected at least 1, got " + std::to_string(blocksize));
+    return geometry(rows, cols, blocksize);
+}
+
+ScaleArrays scales(const Geometry& g, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
+                   nb::handle offset) {
+    ScaleArrays out;
+    const int given = !nested_absmax.is_none() + !nested_code.is_none() + !offset.is_none();
+    if (given == 0) {
+        out.absmax = array(absmax, "absmax", Access::read, {DType::float32}, g.blocks());
+        out.scales.absmax = out.absmax.as<const float>();
+        return out;
+    }
+    if (given != 3) value_error("nested_absmax, nested_code, offset: give all three or none");
+    out.absmax = array(absmax, "absmax", Access::read, {DType::uint8}, g.blocks());
+    out.nested_absmax =
+        array(nested_absmax, "nested_absmax", Access::read, {DType::float32}, (g.blocks() + 255) / 256);
+    out.nested_code = array(nested_code, "nested_code", Access::read, {DType::float32}, 256);
+    out.offset = array(offset, "offset", Access::read, {DType::float32}, 1);
+    out.scales.codes = out.absmax.as<const uint8_t>();
+    out.scales.nested_absmax = out.nested_absmax.as<const float>();
+    out.scales.nested_code = out.nested_code.as<const float>();
+    out.scales.offset = *out.offset.as<const float>();
+    return out;
+}
+
+Codebook8 codebook(const Array& values, const char* name) {
+    const float* v = values.as<const float>();
+    for (int i = 0; i < 256; ++i) {
+        if (!std::isfinite(v[i]) || (i > 0 && v[i] < v[i - 1])) {
+            value_error(std::string(name) + ": expected 256 finite values in ascending order; entry " +
+                        std::to_string(i) + " is " + std::to_string(v[i]));
+        }
+    }
+    return codebook_8bit(v);
+}
+
+int thread_argument(int64_t threads) {
+    if (threads < 0 || threads > 4096) {
+        value_error("threads: expected 0 (OpenMP's choice) to 4096, got " + std::to_string(threads));
+    }
+    return static_cast<int>(threads);
+}
+
+}  // namespace kq

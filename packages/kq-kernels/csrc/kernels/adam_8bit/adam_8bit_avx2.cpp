@@ -1,0 +1,3 @@
+#include "kernels/vec/avx2.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/adam_8bit/adam_8bit.inl.h"

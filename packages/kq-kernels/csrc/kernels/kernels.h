@@ -1,0 +1,150 @@
+// What a kernel is given, and the table of kernels of one instruction set.
+//
+// Kernels are pure: they read and write what their arguments point to, for the range they are given,
+// allocate nothing, and start no threads. Any partition of the range gives the same result.
+#pragma once
+
+#include "codebooks.h"
+#include "types.h"
+
+namespace kq {
+
+struct Quantize4Args {
+    const void* x;  // [rows, cols] of dtype
+    DType dtype;
+    uint8_t* codes;  // [rows, bytes_per_row]
+    float* absmax;   // [rows, blocks_per_row]
+    Geometry geometry;
+    const Codebook4* book;
+};
+
+struct Dequantize4Args {
+    const uint8_t* codes;
+    Scales scales;
+    void* out;  // [rows, cols] of dtype
+    DType dtype;
+    Geometry geometry;
+    const Codebook4* book;
+};
+
+struct Quantize8Args {
+    const void* x;
+    DType dtype;
+    uint8_t* codes;  // [rows, cols]
+    float* absmax;   // [rows, blocks_per_row]
+    Geometry geometry;
+    const Codebook8* book;
+};
+
+struct Dequantize8Args {
+    const uint8_t* codes;
+    const float* absmax;
+    void* out;
+    DType dtype;
+    Geometry geometry;
+    const float* values;  // [256]
+};
+
+// The packed weight W [n, k] of a linear layer.
+struct Weight4 {
+    const uint8_t* codes;
+    Scales scales;
+    Geometry geometry;
+    const Codebook4* book;
+};
+
+// Rows of x whose float32 values fit the order in which nibbles are decoded (see linear_4bit/few.inl.h).
+struct Linear4FewArgs {
+    const float* x;  // [m, few_stride(k)], written by pack_few
+    int m;           // 1..kFewRows
+    Weight4 weight;
+    const void* bias;  // [n] of dtype, or null
+    void* out;         // [m, n] of dtype
+    DType dtype;
+};
+
+// A product with tiles of decoded weights: out[m, i] = sum over r of x[m, r] * w(i, r), where w(i, r) is
+// W[i, r] (forward) or W[r, i] (backward, transposed).
+struct Linear4ManyArgs {
+    const float* x;  // written by pack_many
+    int64_t m;
+    Weight4 weight;
+    bool transposed;
+    const void* bias;
+    void* out;  // [m, outer] of dtype
+    DType dtype;
+};
+
+struct PackArgs {
+    const void* x;  // [m, k] of dtype
+    DType dtype;
+    int64_t m;
+    int64_t k;
+    float* out;
+};
+
+struct Adam8Hyper {
+    float beta1, beta2, one_minus_beta1, one_minus_beta2;
+    float step_size;   // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
+    float eps;         // eps * sqrt(1 - beta2^t)
+    float decay;       // decoupled: factor on the parameter, 1 - lr * weight_decay; else 1
+    float l2;          // coupled: weight_decay added to the gradient; else 0
+    float grad_sign;   // -1 to maximize
+};
+
+constexpr int64_t kAdamBlock = 256;
+
+struct Adam8Args {
+    void* param;
+    const void* grad;
+    DType dtype;
+    uint8_t* codes1;
+    uint8_t* codes2;
+    float* absmax1;
+    float* absmax2;
+    int64_t size;
+    const Codebook8* book1;
+    const Codebook8* book2;
+    Adam8Hyper hyper;
+};
+
+constexpr int kFewRows = 4;
+
+struct Kernels {
+    void (*quantize_4bit)(const Quantize4Args&, int64_t block_begin, int64_t block_end);
+    void (*dequantize_4bit)(const Dequantize4Args&, int64_t block_begin, int64_t block_end);
+    void (*quantize_blockwise)(const Quantize8Args&, int64_t block_begin, int64_t block_end);
+    void (*dequantize_blockwise)(const Dequantize8Args&, int64_t block_begin, int64_t block_end);
+    void (*adam_8bit)(const Adam8Args&, int64_t block_begin, int64_t block_end);
+
+    // Few rows of x. `scratch` holds few_scratch(geometry) floats for each thread.
+    int64_t (*few_stride)(int64_t k);
+    int64_t (*few_scratch)(const Geometry&);
+    void (*pack_few)(const PackArgs&);
+    void (*linear_4bit_few)(const Linear4FewArgs&, int64_t n_begin, int64_t n_end, float* scratch);
+
+    // Any number of rows. Ranges of x are in tiles, ranges of the output in columns.
+    int64_t (*many_tiles)(int64_t m);
+    int64_t (*many_size)(int64_t m, int64_t k);
+    int64_t (*many_scratch)(int64_t m);
+    void (*pack_many)(const PackArgs&, int64_t tile_begin, int64_t tile_end);
+    void (*linear_4bit_many)(const Linear4ManyArgs&, int64_t begin, int64_t end, float* scratch);
+
+    // Rows of x up to which the few-rows kernel is the faster one (benchmarks/README.md).
+    int few_rows_limit;
+};
+
+// One per instruction set; `kernels_for` is in dispatch.h.
+namespace scalar {
+extern const Kernels kernels;
+}
+#if KQ_X86
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+}  // namespace kq

@@ -1,0 +1,3 @@
+#include "kernels/vec/scalar.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/quantize_4bit/quantize_4bit.inl.h"

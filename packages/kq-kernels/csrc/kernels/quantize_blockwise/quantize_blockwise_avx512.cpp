@@ -1,0 +1,3 @@
+#include "kernels/vec/avx512.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/quantize_blockwise/quantize_blockwise.inl.h"

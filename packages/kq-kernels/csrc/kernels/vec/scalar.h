@@ -1,0 +1,159 @@
+// One-lane "vectors" in portable C++: the meaning of the interface that avx2.h and avx512.h implement.
+//
+//   W            lanes of a vector
+//   f32, i32     W float32 values, W int32 values
+//   load_n       loads n < W values, the other lanes are zero
+//   Heap16       15 thresholds as a search tree; Table16: 16 values to look up
+#pragma once
+
+#include <cmath>
+
+#include "types.h"
+
+#define KQ_ISA scalar
+
+namespace kq::scalar {
+
+constexpr int W = 1;
+// Rows of weights in a tile of the matrix product: as many as keep all accumulators in registers.
+constexpr int TILE = 4;
+
+using f32 = float;
+using i32 = int32_t;
+
+static inline f32 set1(float v) { return v; }
+static inline f32 add(f32 a, f32 b) { return a + b; }
+static inline f32 sub(f32 a, f32 b) { return a - b; }
+static inline f32 mul(f32 a, f32 b) { return a * b; }
+static inline f32 div(f32 a, f32 b) { return a / b; }
+static inline f32 sqrt(f32 a) { return std::sqrt(a); }
+// Two roundings: the C++ fma without hardware support is a slow library call.
+static inline f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
+static inline float sum(f32 a) { return a; }
+
+static inline float to_float(float v) { return v; }
+static inline float to_float(bf16 v) { return float_from_bits(uint32_t{v.bits} << 16); }
+static inline float to_float(f16 v) {
+    const uint32_t sign = uint32_t{v.bits & 0x8000u} << 16;
+    const uint32_t magnitude = v.bits & 0x7fffu;
+    if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+    // Scaling by 2^112 moves the exponent bias from 15 to 127 and normalizes subnormal numbers.
+    const float value = float_from_bits(magnitude << 13) * float_from_bits(0x77800000u);
+    return float_from_bits(sign | bits_of(value));
+}
+
+static inline void from_float(float* p, float v) { *p = v; }
+static inline void from_float(bf16* p, float v) {
+    const uint32_t bits = bits_of(v);
+    if (v != v) {
+        p->bits = static_cast<uint16_t>(bits >> 16 | 0x40u);
+        return;
+    }
+    p->bits = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+static inline void from_float(f16* p, float v) {
+    const uint32_t bits = bits_of(v);
+    const uint32_t sign = bits >> 16 & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    uint32_t half;
+    if (magnitude > 0x7f800000u) {
+        half = 0x7e00u;
+    } else if (magnitude >= 0x477ff000u) {  // rounds to 2^16 or more: infinity
+        half = 0x7c00u;
+    } else if (magnitude < 0x38800000u) {  // below 2^-14: the addition rounds to a multiple of 2^-24
+        half = bits_of(float_from_bits(magnitude) + 0.5f) - bits_of(0.5f);
+    } else {
+        half = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - 0x38000000u) >> 13;
+    }
+    p->bits = static_cast<uint16_t>(sign | half);
+}
+
+template <class T>
+static inline f32 load(const T* p) {
+    return to_float(*p);
+}
+template <class T>
+static inline f32 load_n(const T*, int) {
+    return 0.0f;  // n < W = 1
+}
+template <class T>
+static inline void store(T* p, f32 v) {
+    from_float(p, v);
+}
+template <class T>
+static inline void store_n(T*, f32, int) {}
+
+static inline uint32_t max_abs_bits(f32 v) { return bits_of(v) & 0x7fffffffu; }
+struct AbsMax {
+    uint32_t bits = 0;
+    void update(f32 v) {
+        const uint32_t b = bits_of(v) & 0x7fffffffu;
+        bits = b > bits ? b : bits;
+    }
+    uint32_t value() const { return bits; }
+};
+
+// Largest float32 that is not above the product, which is exact in float64.
+static inline void products_down(const double* t, double s, float* out, int n) {
+    for (int i = 0; i < n; ++i) {
+        const double product = t[i] * s;
+        const float nearest = static_cast<float>(product);
+        out[i] = nearest > product ? std::nextafter(nearest, -INFINITY) : nearest;
+    }
+}
+
+struct Heap16 {
+    const float* h;
+    explicit Heap16(const float* heap) : h(heap) {}
+    // Node reached after four comparisons, 16..31.
+    i32 walk(f32 x) const {
+        i32 node = 1;
+        for (int level = 0; level < 4; ++level) node = 2 * node + (x > h[node] ? 1 : 0);
+        return node;
+    }
+};
+static inline i32 walk_gather(f32 x, const float* heap, i32 node) {
+    return 2 * node + (x > heap[node] ? 1 : 0);
+}
+static inline i32 minus(i32 a, int32_t b) { return a - b; }
+
+struct Table16 {
+    const float* t;
+    explicit Table16(const float* table) : t(table) {}
+    f32 operator[](i32 index) const { return t[index & 15]; }
+};
+struct Map16 {
+    const int32_t* t;
+    explicit Map16(const int32_t* table) : t(table) {}
+    i32 operator[](i32 index) const { return t[index & 15]; }
+};
+
+static inline f32 gather(const float* table, i32 index) { return table[index]; }
+static inline i32 load_u8(const uint8_t* p) { return *p; }
+static inline i32 load_u8_n(const uint8_t*, int) { return 0; }
+static inline void store_u8(uint8_t* p, i32 v) { *p = static_cast<uint8_t>(v); }
+static inline void store_u8_n(uint8_t*, i32, int) {}
+
+// 2W codes <-> W bytes, the first code of a pair in the high nibble.
+static inline void pack(uint8_t* p, i32 first, i32 second) {
+    *p = static_cast<uint8_t>(first << 4 | second);
+}
+static inline void unpack(const uint8_t* p, i32* first, i32* second) {
+    *first = *p >> 4;
+    *second = *p & 15;
+}
+
+static inline i32 load_u32(const uint8_t* p) {
+    i32 v;
+    std::memcpy(&v, p, 4);
+    return v;
+}
+template <int N>
+static inline i32 shift_right(i32 v) {
+    return static_cast<i32>(static_cast<uint32_t>(v) >> N);
+}
+// Lane i of the result is scales[8 * i / blocksize].
+static inline f32 spread_scales(const float* scales, int64_t) { return scales[0]; }
+static inline void prefetch(const void*) {}
+
+}  // namespace kq::scalar

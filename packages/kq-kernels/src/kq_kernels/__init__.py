@@ -1,0 +1,85 @@
+"""CPU micro-kernels for k-bit quantization.
+
+The package knows nothing of torch or NumPy. An array argument is either a NumPy array (or another
+row-major contiguous CPU array that speaks DLPack or the buffer protocol), or a tuple
+``(address, number of elements, dtype name)`` with a dtype name of ``"float32"``, ``"bfloat16"``,
+``"float16"`` or ``"uint8"``. Dtypes, sizes and null addresses are checked before anything is written;
+a wrong argument raises TypeError or ValueError that names it. The interpreter's lock is released while
+a kernel runs. ``threads=0`` lets OpenMP choose.
+
+Formats are specified in ``docs/FORMAT.md``: blocks run along rows and never cross them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from kq_kernels import _native
+from kq_kernels._native import (
+    available_isas,
+    dequantize_4bit,
+    dequantize_blockwise,
+    isa,
+    linear_4bit,
+    linear_4bit_backward,
+    optimizer_step_8bit,
+    quantize_4bit,
+    quantize_blockwise,
+)
+
+__all__ = [
+    "__version__",
+    "available_isas",
+    "build_info",
+    "dequantize_4bit",
+    "dequantize_blockwise",
+    "isa",
+    "linear_4bit",
+    "linear_4bit_backward",
+    "optimizer_step_8bit",
+    "quantize_4bit",
+    "quantize_blockwise",
+    "set_isa",
+    "use_isa",
+]
+
+__version__: str = _native.__version__
+
+
+def set_isa(name: str | None) -> None:
+    """Selects the instruction set of every kernel of this process.
+
+    Args:
+        name: one of :func:`available_isas`, or None for the default: ``KQ_CPU_ISA`` if it is set, else
+            the highest that the processor has.
+
+    Raises:
+        ValueError: the name is unknown or this processor cannot run it.
+    """
+    _native.set_isa(name or os.environ.get("KQ_CPU_ISA") or available_isas()[-1])
+
+
+@contextlib.contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Selects an instruction set within a ``with`` block (process-wide; meant for tests)."""
+    before = isa()
+    set_isa(name)
+    try:
+        yield
+    finally:
+        set_isa(before)
+
+
+def build_info() -> dict[str, str]:
+    """Version, compiler and instruction sets, for reports."""
+    return {
+        "version": __version__,
+        "compiler": _native.compiler,
+        "isa": isa(),
+        "available_isas": ",".join(available_isas()),
+    }
+
+
+set_isa(None)

@@ -1,0 +1,102 @@
+from typing import Any
+
+# A NumPy-like array, or (address, number of elements, dtype name).
+Array = Any
+
+__version__: str
+compiler: str
+
+def available_isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def quantize_4bit(
+    x: Array,
+    codes: Array,
+    absmax: Array,
+    rows: int,
+    cols: int,
+    blocksize: int,
+    quant_type: str,
+    threads: int = 0,
+) -> None: ...
+def dequantize_4bit(
+    codes: Array,
+    absmax: Array,
+    out: Array,
+    rows: int,
+    cols: int,
+    blocksize: int,
+    quant_type: str,
+    nested_absmax: Array | None = None,
+    nested_code: Array | None = None,
+    offset: Array | None = None,
+    threads: int = 0,
+) -> None: ...
+def quantize_blockwise(
+    x: Array,
+    code: Array,
+    codes: Array,
+    absmax: Array,
+    rows: int,
+    cols: int,
+    blocksize: int,
+    threads: int = 0,
+) -> None: ...
+def dequantize_blockwise(
+    codes: Array,
+    code: Array,
+    absmax: Array,
+    out: Array,
+    rows: int,
+    cols: int,
+    blocksize: int,
+    threads: int = 0,
+) -> None: ...
+def linear_4bit(
+    x: Array,
+    codes: Array,
+    absmax: Array,
+    bias: Array | None,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    blocksize: int,
+    quant_type: str,
+    nested_absmax: Array | None = None,
+    nested_code: Array | None = None,
+    offset: Array | None = None,
+    threads: int = 0,
+) -> None: ...
+def linear_4bit_backward(
+    grad: Array,
+    codes: Array,
+    absmax: Array,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    blocksize: int,
+    quant_type: str,
+    nested_absmax: Array | None = None,
+    nested_code: Array | None = None,
+    offset: Array | None = None,
+    threads: int = 0,
+) -> None: ...
+def optimizer_step_8bit(
+    rule: str,
+    params: list[Array],
+    grads: list[Array],
+    codes: list[Array],
+    absmax: list[Array],
+    code_maps: list[Array],
+    steps: list[int],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+    threads: int = 0,
+) -> None: ...

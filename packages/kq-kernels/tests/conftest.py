@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import kq_kernels
+import pytest
+
+
+@pytest.fixture(params=kq_kernels.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this processor can run, one after the other."""
+    with kq_kernels.use_isa(request.param):
+        yield request.param

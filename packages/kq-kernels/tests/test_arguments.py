@@ -1,0 +1,200 @@
+"""Every wrong argument raises the documented exception, names itself and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import kq_kernels
+import numpy as np
+import pytest
+
+
+def quantize_arguments() -> dict:
+    return {
+        "x": np.ones((2, 64), np.float32),
+        "codes": np.zeros((2, 32), np.uint8),
+        "absmax": np.zeros((2, 1), np.float32),
+        "rows": 2,
+        "cols": 64,
+        "blocksize": 64,
+        "quant_type": "nf4",
+    }
+
+
+def linear_arguments() -> dict:
+    return {
+        "x": np.ones((2, 64), np.float32),
+        "codes": np.zeros((3, 32), np.uint8),
+        "absmax": np.ones((3, 1), np.float32),
+        "bias": None,
+        "out": np.zeros((2, 3), np.float32),
+        "m": 2,
+        "n": 3,
+        "k": 64,
+        "blocksize": 64,
+        "quant_type": "nf4",
+    }
+
+
+def adam_arguments() -> dict:
+    code = np.linspace(-1, 1, 256).astype(np.float32)
+    return {
+        "rule": "adam",
+        "params": [np.ones(8, np.float32)],
+        "grads": [np.ones(8, np.float32)],
+        "codes": [np.zeros(8, np.uint8), np.zeros(8, np.uint8)],
+        "absmax": [np.zeros(1, np.float32), np.zeros(1, np.float32)],
+        "code_maps": [code, code],
+        "steps": [1],
+        "lr": 1e-3,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "decoupled": True,
+        "maximize": False,
+    }
+
+
+def blockwise_arguments() -> dict:
+    return {
+        "x": np.ones((2, 64), np.float32),
+        "code": np.linspace(-1, 1, 256).astype(np.float32),
+        "codes": np.zeros((2, 64), np.uint8),
+        "absmax": np.zeros((2, 1), np.float32),
+        "rows": 2,
+        "cols": 64,
+        "blocksize": 64,
+    }
+
+
+def dequantize_arguments() -> dict:
+    return {
+        "codes": np.zeros((2, 32), np.uint8),
+        "absmax": np.ones((2, 1), np.float32),
+        "out": np.zeros((2, 64), np.float32),
+        "rows": 2,
+        "cols": 64,
+        "blocksize": 64,
+        "quant_type": "nf4",
+    }
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    a.flags.writeable = False
+    return a
+
+
+descending = np.linspace(1, -1, 256).astype(np.float32)
+WRONG = [
+    (quantize_arguments, "x", np.ones((2, 63), np.float32), ValueError, "expected 128 elements, got 126"),
+    (quantize_arguments, "x", np.ones((2, 64)), TypeError, "x: expected float32, bfloat16"),
+    (quantize_arguments, "x", np.ones((64, 2), np.float32).T, TypeError, "contiguous"),
+    (quantize_arguments, "x", [1.0], TypeError, "x: expected a row-major contiguous array"),
+    (quantize_arguments, "x", (0, 128, "float32"), ValueError, "x: address is null"),
+    (quantize_arguments, "x", (64, -1, "float32"), ValueError, "x: size -1 is negative"),
+    (quantize_arguments, "x", (64, 128, "float64"), TypeError, "x: unknown dtype 'float64'"),
+    (quantize_arguments, "x", (64, 128), TypeError, "address, size, dtype"),
+    (quantize_arguments, "codes", np.zeros((2, 31), np.uint8), ValueError, "codes: expected 64 elements"),
+    (quantize_arguments, "codes", np.zeros((2, 32), np.int8), TypeError, "codes"),
+    (quantize_arguments, "codes", read_only(np.zeros((2, 32), np.uint8)), ValueError, "read-only"),
+    (quantize_arguments, "absmax", np.zeros((2, 1), np.float16), TypeError, "absmax: expected float32"),
+    (quantize_arguments, "rows", -2, ValueError, "rows: -2 is negative"),
+    (quantize_arguments, "cols", -64, ValueError, "cols: -64 is negative"),
+    (quantize_arguments, "rows", 2**62, ValueError, "product exceeds 64 bits"),
+    (quantize_arguments, "blocksize", 48, ValueError, "blocksize: expected a power of two"),
+    (quantize_arguments, "blocksize", 16, ValueError, "blocksize"),
+    (quantize_arguments, "blocksize", 8192, ValueError, "blocksize"),
+    (quantize_arguments, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4', got 'int4'"),
+    (quantize_arguments, "threads", -1, ValueError, "threads"),
+    (dequantize_arguments, "out", np.zeros((2, 65), np.float32), ValueError, "out"),
+    (dequantize_arguments, "absmax", np.zeros((2, 1), np.uint8), TypeError, "absmax: expected float32"),
+    (dequantize_arguments, "nested_absmax", np.ones(1, np.float32), ValueError, "give all three or none"),
+    (blockwise_arguments, "code", np.zeros(255, np.float32), ValueError, "code: expected 256"),
+    (blockwise_arguments, "code", descending, ValueError, "ascending order"),
+    (blockwise_arguments, "code", np.full(256, np.nan, np.float32), ValueError, "finite"),
+    (blockwise_arguments, "blocksize", 0, ValueError, "blocksize: expected at least 1"),
+    (linear_arguments, "bias", np.zeros(3, np.float16), TypeError, "bias: expected float32, got float16"),
+    (linear_arguments, "bias", np.zeros(4, np.float32), ValueError, "bias: expected 3"),
+    (linear_arguments, "out", np.zeros((2, 3), np.float16), TypeError, "out: expected float32"),
+    (linear_arguments, "m", -1, ValueError, "m, k"),
+    (linear_arguments, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
+    (adam_arguments, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
+    (adam_arguments, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
+    (adam_arguments, "grads", [np.ones(8, np.float16)], TypeError, "grads: expected float32"),
+    (adam_arguments, "grads", [np.ones(7, np.float32)], ValueError, "grads: expected 8"),
+    (adam_arguments, "codes", [np.zeros(8, np.uint8)], ValueError, "codes: expected a list of 2"),
+    (adam_arguments, "absmax", [np.zeros(2, np.float32)] * 2, ValueError, "absmax: expected 1"),
+    (adam_arguments, "code_maps", [descending, descending], ValueError, "code_maps"),
+    (adam_arguments, "steps", [0], ValueError, "steps: expected numbers from 1, got 0"),
+    (adam_arguments, "steps", [1, 2], ValueError, "steps: expected a list of 1, got 2"),
+]  # fmt: skip
+FUNCTIONS = {
+    quantize_arguments: kq_kernels.quantize_4bit,
+    dequantize_arguments: kq_kernels.dequantize_4bit,
+    blockwise_arguments: kq_kernels.quantize_blockwise,
+    linear_arguments: kq_kernels.linear_4bit,
+    adam_arguments: kq_kernels.optimizer_step_8bit,
+}
+
+
+def contents(arguments: dict) -> list[bytes]:
+    flat = [a for value in arguments.values() for a in (value if isinstance(value, list) else [value])]
+    return [a.tobytes() for a in flat if isinstance(a, np.ndarray)]
+
+
+@pytest.mark.parametrize(("make", "name", "value", "error", "message"), WRONG)
+def test_wrong_argument(make, name, value, error, message) -> None:
+    arguments = make() | {name: value}
+    before = contents(arguments)
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        FUNCTIONS[make](**arguments)
+    assert contents(arguments) == before
+
+
+@pytest.mark.parametrize("make", FUNCTIONS)
+def test_the_arguments_are_right_otherwise(make) -> None:
+    FUNCTIONS[make](**make())
+
+
+def run(isa: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "import kq_kernels; print(kq_kernels.isa())"],
+        env={**os.environ, "KQ_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", kq_kernels.available_isas())
+def test_the_environment_forces_an_instruction_set(name) -> None:
+    assert run(name).stdout.strip() == name
+
+
+def test_an_unknown_instruction_set_in_the_environment_is_refused() -> None:
+    result = run("mmx")
+    assert result.returncode != 0
+    assert "'mmx' cannot run on this processor; available: scalar" in result.stderr
+
+
+def test_the_instruction_set_can_be_set_and_comes_back() -> None:
+    before = kq_kernels.isa()
+    with kq_kernels.use_isa("scalar"):
+        assert kq_kernels.isa() == "scalar"
+    assert kq_kernels.isa() == before
+    with pytest.raises(ValueError, match="'sse' cannot run"):
+        kq_kernels.set_isa("sse")
+    assert kq_kernels.isa() == before
+    assert kq_kernels.build_info()["isa"] == before
+
+
+def test_nothing_but_the_standard_library_is_imported() -> None:
+    code = (
+        "import sys, kq_kernels\n"
+        "print([m for m in ('torch', 'numpy', 'nanobind') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,130 @@
+"""Conversion of the linear layers of a whole model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import cast
+
+from kq_functional.formats import FLOAT_DTYPES
+from torch import nn
+
+from kq_nn.coverage import CoverageReport
+from kq_nn.linear4bit import Linear4bit, QuantOptions
+from kq_nn.patterns import check_patterns, matches, unmatched
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def quantize_model(
+    model: nn.Module,
+    *,
+    quant_type: str = "nf4",
+    blocksize: int = 64,
+    compress_statistics: bool = True,
+    skip: Sequence[str] = (),
+) -> CoverageReport:
+    """Replaces the `nn.Linear` layers of a model by `Linear4bit`, in place and one at a time.
+
+    Left as they are, and listed in the report: layers that `skip` names, weights that are tied
+    to another module's, subclasses of `nn.Linear` (whoever wrote them may use the dense weight),
+    layers with hooks (which would be lost), and layers that are not float32, bfloat16 or
+    float16. Layers that are quantized already stay so and count as quantized.
+
+    Args:
+        model: a module that contains linear layers, on any device, "meta" included.
+        quant_type: "nf4" or "fp4".
+        blocksize: elements that share a scale: a power of two from 32 to 4096.
+        compress_statistics: double quantization.
+        skip: patterns of module names: a regular expression that matches from the start of the
+            name up to a dot or its end, or a plain suffix. One that matches no module at all is
+            reported by a UserWarning.
+
+    Returns:
+        What was quantized, what was not and why.
+
+    Raises:
+        TypeError: if `model` is itself an `nn.Linear`, which cannot be replaced in place, or an
+            argument is of the wrong type.
+        ValueError: for an argument out of range. The model is unchanged after an error.
+    """
+    if isinstance(model, nn.Linear):
+        raise TypeError("model is itself an nn.Linear: use Linear4bit.from_linear(model)")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_patterns(skip)
+    options = QuantOptions(
+        quant_type=quant_type, blocksize=blocksize, compress_statistics=compress_statistics
+    )
+    Linear4bit(0, 0, device="meta", **options)  # refuses bad options before anything is changed
+    for pattern in unmatched(skip, (name for name, _ in model.named_modules())):
+        warnings.warn(f"skip pattern {pattern!r} matches no module of the model", stacklevel=2)
+
+    reasons = _reasons_to_keep(model, skip)
+    places = _places(model)
+    # Names, not modules: a list of modules would keep every dense weight alive to the end.
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    dense_bytes: dict[str, int] = {}
+    for name in names:
+        if name in reasons:
+            continue
+        linear = cast(nn.Linear, model.get_submodule(name))
+        layer = Linear4bit.from_linear(linear, **options)
+        dense_bytes[name] = linear.weight.nbytes
+        for parent, key in places[id(linear)]:
+            setattr(parent, key, layer)
+    return CoverageReport.of(model, reasons=reasons, dense_bytes=dense_bytes)
+
+
+def _reasons_to_keep(model: nn.Module, skip: Sequence[str]) -> dict[str, str]:
+    """Why a linear layer is not to be replaced, by module name; no entry: replace it."""
+    owners = _owners(model)
+    # Its inference path hands the dense weights of these two to a fused kernel.
+    fused = {
+        id(linear)
+        for layer in model.modules()
+        if isinstance(layer, nn.TransformerEncoderLayer)
+        for linear in (layer.linear1, layer.linear2)
+    }
+    reasons = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or isinstance(module, Linear4bit):
+            continue
+        others = [owner for owner in owners[id(module.weight)] if owner != _join(name, "weight")]
+        pattern = next((pattern for pattern in skip if matches(pattern, name)), None)
+        if pattern is not None:
+            reasons[name] = f"matches skip pattern {pattern!r}"
+        elif type(module) is not nn.Linear:
+            reasons[name] = f"subclass of nn.Linear ({type(module).__name__})"
+        elif id(module) in fused:
+            reasons[name] = "read directly by nn.TransformerEncoderLayer"
+        elif others:
+            reasons[name] = f"tied to {others[0]}"
+        elif module.weight.dtype not in FLOAT_DTYPES:
+            reasons[name] = f"dtype {module.weight.dtype}"
+        elif any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in vars(module):
+            reasons[name] = "has hooks"
+    return reasons
+
+
+def _join(module: str, parameter: str) -> str:
+    return f"{module}.{parameter}" if module else parameter
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Names under which distinct modules hold each parameter, by id of the parameter."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(_join(name, key))
+    return owners
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Where each module is registered, by its id: one layer may be used in several places."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in model.modules():
+        for key, child in parent._modules.items():
+            if child is not None:
+                places.setdefault(id(child), []).append((parent, key))
+    return places

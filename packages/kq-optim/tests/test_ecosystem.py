@@ -1,0 +1,103 @@
+"""What accelerate, torch's distributed checkpoints and gradient scaling do to an optimizer."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from kq_optim import Adam, AdamW8bit
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+BOTH = pytest.mark.parametrize("state", ["32bit", "8bit"])
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(64, 80), torch.nn.ReLU(), torch.nn.Linear(80, 3))
+
+
+def train(net, optimizer, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(4, 64, generator=generator)).pow(2).sum().backward()
+        optimizer.step()
+
+
+def test_empty_optimizer_round_trip_as_accelerate_does():
+    """AcceleratedOptimizer: state_dict, move every tensor, load_state_dict, before any step."""
+    net = model()
+    optimizer = AdamW8bit(net.parameters(), lr=0.01)
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(net, optimizer, 1)
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+@BOTH
+def test_step_with_zero_gradients_and_zero_lr_moves_nothing(state):
+    """How distributed checkpointing makes an optimizer create its state."""
+    net = model()
+    optimizer = Adam(net.parameters(), lr=torch.tensor(0.0), weight_decay=0.1, state=state)
+    before = [param.detach().clone() for param in net.parameters()]
+    for param in net.parameters():
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    for param, old in zip(net.parameters(), before, strict=True):
+        assert torch.equal(param, old)
+        assert optimizer.state[param]["state1"].shape == param.shape
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@BOTH
+def test_distributed_checkpoint_resumes_bit_identically(state, flatten, tmp_path):
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+    net, resumed = model(), model()
+    optimizer = Adam(net.parameters(), lr=0.01, state=state)
+    train(net, optimizer, 2)
+    saved = {"optimizer": get_optimizer_state_dict(net, optimizer, options=options)}
+    dcp.save(saved, checkpoint_id=tmp_path, no_dist=True)
+
+    resumed.load_state_dict(net.state_dict())
+    other = Adam(resumed.parameters(), lr=0.5, state=state)
+    loaded = {"optimizer": get_optimizer_state_dict(resumed, other, options=options)}
+    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(resumed, other, loaded["optimizer"], options=options)
+
+    train(net, optimizer, 2, seed=1)
+    train(resumed, other, 2, seed=1)
+    for left, right in zip(net.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_gradient_scaler_skips_steps_with_infinite_gradients():
+    net = model()
+    optimizer = AdamW8bit(net.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [param.detach().clone() for param in net.parameters()]
+    loss = net(torch.randn(4, 64)).sum()
+    scaler.scale(loss * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    for param, old in zip(net.parameters(), before, strict=True):
+        assert torch.equal(param, old)
+    optimizer.zero_grad()
+    scaler.scale(net(torch.randn(4, 64)).sum()).backward()
+    scaler.step(optimizer)
+    assert not torch.equal(net[0].weight, before[0])
+
+
+def test_import_pulls_in_nothing_unexpected():
+    code = (
+        "import sys, kq_optim; "
+        "print([m for m in ('kq_nn', 'kq_hf', 'transformers', 'peft', 'triton', 'scipy') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
