@@ -128,7 +128,7 @@ def conformance(session: nox.Session) -> None:
 def interop(session: nox.Session) -> None:
     """Bytes and values against bitsandbytes on real weights. Downloads two models; takes minutes."""
     sync(session, "demo", "interop")
-    session.run("pytest", "interop", "--confcutdir=interop", *session.posargs, external=True)
+    session.run("pytest", "interop", "--rootdir=.", *session.posargs, external=True)
 
 
 @nox.session

@@ -145,9 +145,17 @@ class Adapter:
     Args:
         backend: an object that fulfills the backend contract.
         device: torch device type of all tensors.
+
+    Raises:
+        ValueError: if torch cannot put a tensor there.
     """
 
     def __init__(self, backend: Any, device: str = "cpu") -> None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"device {device!r} cannot hold tensors: {reason}") from error
         self._backend = backend
         self._device = device
 

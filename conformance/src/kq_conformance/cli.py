@@ -68,7 +68,10 @@ def _subject(backend: Any, device: str) -> tuple[Any, dict[str, str]]:
         from kq_conformance.adapter import Adapter, torch_version
     except ImportError as error:
         _refuse(f"running a backend needs torch, which cannot be imported: {error}")
-    return Adapter(backend, device), {"torch": torch_version()}
+    try:
+        return Adapter(backend, device), {"torch": torch_version()}
+    except ValueError as error:
+        _refuse(f"--{error}")
 
 
 def _run_all(
@@ -90,10 +93,11 @@ def _run_all(
 
 
 def _print_summary(console: Console, report: Report) -> None:
-    table = Table("operation", *(str(verdict) for verdict in Verdict), "tightest margin")
+    shown = [verdict for verdict in Verdict if report.counts[verdict]]
+    table = Table("operation", *map(str, shown), "worst error / bound")
     for op in dict.fromkeys(each.case.demand.op for each in report.findings):
         findings = [each for each in report.findings if each.case.demand.op == op]
-        counts = [sum(each.verdict is verdict for each in findings) for verdict in Verdict]
+        counts = [sum(each.verdict is verdict for each in findings) for verdict in shown]
         worst = max(each.tightness for each in findings)
         table.add_row(op, *(str(count or "·") for count in counts), f"{worst:.3f}")
     console.print(table)

@@ -43,7 +43,7 @@ def find_backend(name: str) -> Any:
             found = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:
             raise BackendError(f"cannot load backend {name!r}: {error}") from error
     else:
         points = {point.name: point for point in entry_points(group=GROUP)}
@@ -55,7 +55,7 @@ def find_backend(name: str) -> Any:
             )
         try:
             found = points[name].load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise BackendError(f"cannot load backend {name!r}: {error}") from error
     return _instance(name, found)
 
@@ -65,7 +65,7 @@ def _instance(name: str, found: Any) -> Any:
     if callable(found) and not _is_backend(found):
         try:
             found = found()
-        except ImportError as error:
+        except Exception as error:
             raise BackendError(f"cannot load backend {name!r}: {error}") from error
     if not _is_backend(found):
         raise BackendError(

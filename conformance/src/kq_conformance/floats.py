@@ -75,7 +75,8 @@ class FloatFormat:
         finite = np.where(np.isfinite(x), x, 0.0)
         exponent = np.maximum(np.frexp(finite)[1] - 1, self.emin)
         spacing = np.ldexp(1.0, exponent - self.precision + 1)
-        rounded = np.rint(finite / spacing) * spacing
+        with np.errstate(over="ignore"):
+            rounded = np.rint(finite / spacing) * spacing
         rounded = np.where(np.abs(rounded) > self.largest, np.copysign(np.inf, rounded), rounded)
         return np.where(np.isfinite(x), rounded, x)
 
@@ -102,6 +103,10 @@ class FloatFormat:
             bits = bits.astype(np.uint32) << 16
         with np.errstate(invalid="ignore"):  # widening a signaling NaN is not an error here
             return bits.view(np.float32).astype(np.float64)
+
+    def preimage(self, x: Array) -> tuple[Float64, Float64]:
+        """Ends of the interval of numbers that round to each finite value of this format."""
+        return (x + self.step(x, -1)) / 2, (x + self.step(x, +1)) / 2
 
     def step(self, x: Array, direction: int) -> Float64:
         """The neighbor of each finite value: the next number up (`direction` +1) or down (-1)."""

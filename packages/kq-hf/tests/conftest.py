@@ -1,7 +1,7 @@
 """Small models made on the spot: no download, and every test in a fraction of a second."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,32 +19,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "and",
-    "runs",
-    "away",
-    "from",
-    "seven",
-    "old",
-    "wolves",
-]
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away")
 TEXT = " ".join(WORDS[(i * i + i // 3) % len(WORDS)] for i in range(3000))
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    """A fixed number of threads and seed."""
+def _seeded() -> None:
+    """The same random numbers in every test."""
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -143,9 +125,15 @@ def quantized(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def text() -> str:
+    """A text of a dozen words in an order that can be learned in part."""
+    return TEXT
+
+
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
-    """TEXT as a file."""
+    """That text as a file."""
     file = tmp_path / "text.txt"
     file.write_text(TEXT, "utf-8")
     return file

@@ -140,6 +140,16 @@ def test_extra_group_entries_survive():
     assert other.param_groups[0]["note"] == ["a"]
 
 
+def test_how_state_is_kept_does_not_come_from_the_checkpoint():
+    """An optimizer stays what it was made (D15: paged state came back un-paged)."""
+    params = make_params()[:1]
+    optimizer = AdamW8bit(params, min_8bit_size=2)
+    train(optimizer, params, 1)
+    other = AdamW8bit(copies(params), min_8bit_size=1)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["min_8bit_size"] == 1
+
+
 def test_adam_state_can_continue_in_adamw():
     """Same rule, same state: only the decay differs, and that belongs to the class."""
     params = make_params()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from kq_optim import Adam, AdamW8bit
 from torch.distributed.checkpoint.state_dict import (
@@ -12,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import distribute_tensor
 
 BOTH = pytest.mark.parametrize("state", ["32bit", "8bit"])
 
@@ -52,6 +54,7 @@ def test_step_with_zero_gradients_and_zero_lr_moves_nothing(state):
         assert optimizer.state[param]["state1"].shape == param.shape
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 @pytest.mark.parametrize("flatten", [False, True])
 @BOTH
 def test_distributed_checkpoint_resumes_bit_identically(state, flatten, tmp_path):
@@ -89,6 +92,17 @@ def test_gradient_scaler_skips_steps_with_infinite_gradients():
     scaler.scale(net(torch.randn(4, 64)).sum()).backward()
     scaler.step(optimizer)
     assert not torch.equal(net[0].weight, before[0])
+
+
+def test_sharded_parameters_are_refused():
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        param = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh))
+        with pytest.raises(TypeError, match=r"parameter 0 .* is a DTensor"):
+            AdamW8bit([param])
+    finally:
+        dist.destroy_process_group()
 
 
 def test_import_pulls_in_nothing_unexpected():

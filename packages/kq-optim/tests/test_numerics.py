@@ -7,6 +7,8 @@ result; a scalar rounded to float32 adds another u. The bounds are of first orde
 second order are below 1e-4 of them and covered by SLACK.
 """
 
+import contextlib
+
 import kq_functional as kq
 import numpy as np
 import pytest
@@ -17,6 +19,13 @@ U = 2.0**-24
 ROUNDING = {torch.float32: U, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SLACK = 1.01
 LR, BETAS, EPS = 1e-2, (0.9, 0.99), 1e-6
+
+
+@pytest.fixture(autouse=True, params=["selected", "torch"])
+def backend(request):
+    """The backend that users get, and the one that every device has."""
+    with contextlib.nullcontext() if request.param == "selected" else kq.use_backend("torch"):
+        yield
 
 
 class Float64Adam:

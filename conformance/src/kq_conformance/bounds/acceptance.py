@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kq_conformance.floats import Array, Float64, Stored, values_of
+from kq_conformance.floats import FORMATS, Array, Float64, FloatFormat, Stored, values_of
 from kq_conformance.reference import Codebook
 
 __all__ = ["Bits", "Codes", "Interval", "Judgement", "Rule", "Worst"]
@@ -102,6 +102,15 @@ class Bits:
         return _judge(self.quantity, self.rule, usage, shown, {})
 
 
+class Unrounded(NamedTuple):
+    """The expected value and the ends of an interval before their last rounding, and its type."""
+
+    exact: Float64
+    low: Float64
+    high: Float64
+    to: FloatFormat
+
+
 @dataclass(frozen=True, eq=False)
 class Interval:
     """Each element must lie in [lowest, highest]; where NaN is expected it must be NaN.
@@ -113,6 +122,9 @@ class Interval:
         highest: float64, largest allowed value.
         rule: the derivation.
         signed_zero: also compare the sign of zeros.
+        unrounded: where the three arrays were rounded to the type of the result last, what they were
+            before; the tightness is then that of the least error before rounding that explains the
+            answer, instead of 0 or 1.
     """
 
     quantity: str
@@ -121,17 +133,30 @@ class Interval:
     highest: Float64
     rule: Rule
     signed_zero: bool = False
+    unrounded: Unrounded | None = None
+
+    @classmethod
+    def rounded(
+        cls, quantity: str, exact: Float64, ends: tuple[Float64, Float64], dtype: str, rule: Rule
+    ) -> "Interval":
+        """An interval of results that are rounded once more, from float32 to `dtype`.
+
+        Rounding is monotone, so that the rounded ends enclose the rounded results. To float32 nothing
+        is rounded: the ends have counted all its roundings.
+        """
+        if dtype == "float32":
+            return cls(quantity, exact, *ends, rule)
+        to = FORMATS[dtype]
+        expected, low, high = (to.round(each) for each in (exact, *ends))
+        return cls(quantity, expected, low, high, rule, unrounded=Unrounded(exact, *ends, to))
 
     def judge(self, got: Float64) -> Judgement:
         """Compare a backend's answer of the same shape."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            error = np.abs(got - self.expected)
-            room = np.where(got > self.expected, self.highest, self.lowest) - self.expected
-            used = error / np.abs(room)
         inside = (self.lowest <= got) & (got <= self.highest)
         inside = np.where(np.isnan(self.expected), np.isnan(got), inside)
         if self.signed_zero:
             inside &= (got != 0) | (np.signbit(got) == np.signbit(self.expected))
+        used = self._used(got)
         # No quotient where nothing is allowed (0/0) or infinities meet: exact if inside.
         within = np.where(np.isfinite(used), np.minimum(used, 1.0), 0.0)
         beyond = np.where(np.isfinite(used) & (used > 1), used, np.inf)
@@ -139,6 +164,17 @@ class Interval:
         return _judge(
             self.quantity, self.rule, usage, (got, self.expected, self.lowest, self.highest), {}
         )
+
+    def _used(self, got: Float64) -> Float64:
+        """Error ÷ allowed error, before the last rounding if there was one; NaN where undefined."""
+        exact, low, high = self.expected, self.lowest, self.highest
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self.unrounded is not None:
+                exact, low, high, to = self.unrounded
+                got = np.clip(exact, *to.preimage(got))
+            room = np.where(got > exact, high, low) - exact
+            used: Float64 = np.abs(got - exact) / np.abs(room)
+        return used
 
 
 @dataclass(frozen=True, eq=False)

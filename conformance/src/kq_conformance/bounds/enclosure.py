@@ -35,10 +35,9 @@ class Enclosure:
         slack = FLOAT32.tiny / 2
 
         def margin(end: Float64) -> Float64:
-            return times * (_U * np.abs(end) + slack)
+            return np.where(np.isinf(end), 0.0, times * (_U * np.abs(end) + slack))
 
-        with np.errstate(invalid="ignore"):
-            return Enclosure(self.low - margin(self.low), self.high + margin(self.high))
+        return Enclosure(self.low - margin(self.low), self.high + margin(self.high))
 
     def __neg__(self) -> "Enclosure":
         return Enclosure(-self.high, -self.low)

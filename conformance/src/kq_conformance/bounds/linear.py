@@ -119,27 +119,24 @@ class Product:
             # Products and sums below the normal range: half a subnormal spacing each.
             error = error + roundings * FLOAT32.tiny / 2
             error = np.where(np.isinf(total), 0.0, error)
-            low, high = self._with_bias(total, error, gamma)
-            expected = self._rounded(total if self.bias is None else total + self.bias)
+            exact = total if self.bias is None else total + self.bias
+            ends = self._with_bias(total, error, gamma)
         rule = Rule(
             f"linear, weights as {form.name}",
             f"|error| <= nu/(1-nu) (Σ|x||w| + |b|), n = {roundings}, u = 2^-24; then {self.dtype}",
             _SOURCE,
         )
-        return Interval("out", expected, low, high, rule)
+        return Interval.rounded("out", exact, ends, self.dtype, rule)
 
     def _with_bias(self, total: Float64, error: Float64, gamma: float) -> tuple[Float64, Float64]:
-        """The ends of the interval, in the output type, once the bias is added."""
+        """The ends of the interval, before the last rounding, once the bias is added."""
         if self.bias is None:
-            return self._rounded(total - error), self._rounded(total + error)
+            return total - error, total + error
         wide = error + gamma * np.abs(self.bias)
-        low, high = self._rounded(total + self.bias - wide), self._rounded(total + self.bias + wide)
+        low, high = total + self.bias - wide, total + self.bias + wide
         if self.dtype != "float32":
             # The bias may also be added to a product that was already rounded to the output type.
-            low = np.minimum(low, self._rounded(self._rounded(total - error) + self.bias))
-            high = np.maximum(high, self._rounded(self._rounded(total + error) + self.bias))
+            to = FORMATS[self.dtype].round
+            low = np.minimum(low, to(total - error) + self.bias)
+            high = np.maximum(high, to(total + error) + self.bias)
         return low, high
-
-    def _rounded(self, end: Float64) -> Float64:
-        """An end in the output type; in float32 it stays unrounded: γ has counted all roundings."""
-        return end if self.dtype == "float32" else FORMATS[self.dtype].round(end)

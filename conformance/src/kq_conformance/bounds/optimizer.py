@@ -12,7 +12,7 @@ import numpy as np
 
 from kq_conformance.bounds.acceptance import Interval, Rule
 from kq_conformance.bounds.enclosure import Enclosure
-from kq_conformance.floats import FORMATS, Float64
+from kq_conformance.floats import Float64
 from kq_conformance.reference import Hyper, block_absmax
 
 __all__ = ["Step", "accept_moment", "accept_moment_absmax", "accept_param", "enclose_adam"]
@@ -82,12 +82,8 @@ def enclose_adam(
 
 
 def accept_param(quantity: str, expected: Float64, step: Step, dtype: str) -> Interval:
-    """The new parameter, rounded once to its type: rounding is monotone, the ends are rounded."""
-    to = FORMATS[dtype].round
-    low, high = (
-        (step.p.low, step.p.high) if dtype == "float32" else (to(step.p.low), to(step.p.high))
-    )
-    return Interval(quantity, expected if dtype == "float32" else to(expected), low, high, PARAM)
+    """The new parameter, rounded once to its type."""
+    return Interval.rounded(quantity, expected, (step.p.low, step.p.high), dtype, PARAM)
 
 
 def accept_moment(quantity: str, expected: Float64, moment: Enclosure) -> Interval:

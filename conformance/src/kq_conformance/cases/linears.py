@@ -1,16 +1,16 @@
 """Cases of linear_4bit and linear_4bit_backward."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kq_conformance.bounds import Judgement, Product, Strictness, WeightForm, weight_forms
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.draw import Draw
-from kq_conformance.cases.weights import Weights, random_weights
+from kq_conformance.cases.weights import Weights, plain_scales, random_weights
 from kq_conformance.floats import FORMATS, Stored, store, stored_bytes, values_of
-from kq_conformance.reference import FOUR_BIT_BLOCKSIZES
+from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_4bit, pack, spread, unpack
 from kq_conformance.subject import Outputs, Subject
 
 __all__ = ["linear_cases"]
@@ -102,10 +102,19 @@ def _input(draw: Draw, rows: int, cols: int, damaged: bool, dtype: str) -> Store
 def _weights(
     draw: Draw, shape: tuple[int, int], quant_type: str, blocksize: int, nested: bool, damaged: bool
 ) -> Weights:
+    """Weights; `damaged` holds blocks that the quantizer made of NaN and of Inf: codes of zero."""
     weights = random_weights(draw, *shape, quant_type, blocksize, nested)
-    if damaged and not nested:
-        scale_bits = weights.scales.absmax.bits
-        scale_bits[1, 0], scale_bits[2, -1] = 0x7FC00000, 0x7F800000  # NaN, Inf
+    if damaged:
+        absmax = weights.absmax
+        absmax[1, 0], absmax[2, -1] = np.nan, np.inf
+        broken = ~np.isfinite(spread(absmax, weights.cols, blocksize))
+        book = codebook_4bit(quant_type)
+        codes = np.where(broken, book.zero, unpack(weights.packed, weights.cols))
+        weights = replace(
+            weights,
+            packed=pack(codes.astype(np.uint8), book.zero),
+            scales=plain_scales(absmax),
+        )
     return weights
 
 

@@ -158,8 +158,7 @@ def natural_sweep(draw: Draw, dtype: str, blocksize: int) -> Stored:
 
 
 def anchored_sweep(draw: Draw, dtype: str, blocksize: int) -> Stored:
-    """All patterns again, in blocks that start with the smallest power of two that no other
-    exceeds.
+    """All finite patterns, in blocks that start with a power of two above all others of the block.
 
     Every number therefore meets a scale that it did not set itself.
     """

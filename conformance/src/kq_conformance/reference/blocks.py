@@ -1,5 +1,6 @@
 """Blocks along a row, their scale, and the nearest code: what all block-wise formats share."""
 
+from bisect import bisect_left
 from fractions import Fraction
 
 import numpy as np
@@ -71,11 +72,11 @@ def encode(x: Float64, absmax: Float64, book: Codebook) -> Array:
     near = (np.abs(ratio - below) <= _DOUBT * np.abs(below)) | (
         np.abs(ratio - above) <= _DOUBT * np.abs(above)
     )
-    exact = book.exact_thresholds
-    for index in np.argwhere(near & usable):
-        where = tuple(index)
-        x_exact, scale_exact = Fraction(float(x[where])), Fraction(float(scale[where]))
-        position[where] = sum(x_exact > threshold * scale_exact for threshold in exact)
+    near &= ratio != 0  # a zero quotient is exact
+    for place in np.argwhere(near & usable):
+        where = tuple(place)
+        exact = Fraction(float(x[where])) / Fraction(float(scale[where]))
+        position[where] = bisect_left(book.exact_thresholds, exact)
     return np.where(usable, book.order[position], book.zero).astype(np.uint8)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -41,18 +41,18 @@ class Codebook:
     order: Array
     zero: int
 
-    @property
+    @cached_property
     def thresholds(self) -> Float64:
         """Midpoints of neighboring values, ascending: float64 [n-1]."""
         ascending = self.values[self.order]
         return (ascending[:-1] + ascending[1:]) / 2
 
-    @property
+    @cached_property
     def rank(self) -> Array:
         """Position of each code in `order`: int [n]."""
         return np.argsort(self.order)
 
-    @property
+    @cached_property
     def exact_thresholds(self) -> tuple[Fraction, ...]:
         """The midpoints as rational numbers, for decisions that float64 cannot make."""
         ascending = [Fraction(float(value)) for value in self.values[self.order]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from .ops import linear as ops
 from .state import QuantState
@@ -32,17 +33,23 @@ def linear_4bit(
     if quant_state.quant_type is None:
         raise ValueError("quant_state must be of 4-bit codes, got one of 8-bit codes")
     device_type = x.device.type
-    if torch.is_autocast_enabled(device_type):
+    if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         x = x.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     absmax, *nested = quant_state.scales
-    product: Tensor = ops.linear_4bit(
+    needs_grad = torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    # A traced graph always gets the differentiable op: tracing hides the difference in cost.
+    differentiable = needs_grad or torch.compiler.is_compiling()
+    op = ops.linear_4bit if differentiable else ops.linear_4bit_inference
+    product: Tensor = op(
         x,
         packed,
         absmax,
         bias,
-        quant_state.shape,
+        tuple(quant_state.shape),  # a torch.Size takes the dispatcher longer to read
         quant_state.blocksize,
         quant_state.quant_type,
         quant_state.layout,

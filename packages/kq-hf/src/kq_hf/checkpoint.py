@@ -80,6 +80,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # OSError, ValueError, TypeError, KeyError, by tokenizer
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot load the tokenizer of {folder}: {reason}") from error
+    # Without files, transformers makes an empty tokenizer of the class that the model implies.
+    if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
+        raise ValueError(f"{folder} has no tokenizer")
     return tokenizer
 
 

@@ -39,6 +39,20 @@ class KqQuantizer(HfQuantizer):
         super().__init__(copy.deepcopy(quantization_config), **kwargs)
         self.report: CoverageReport | None = None
 
+    def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+        """Refuses to quantize what is to stay on disk.
+
+        Raises:
+            ValueError: If modules of a dense checkpoint are to be offloaded to disk: the loader
+                would read them from the dense checkpoint later.
+        """
+        places = device_map.values() if isinstance(device_map, dict) else ()
+        if "disk" in places and not self.pre_quantized:
+            raise ValueError(
+                "device_map offloads modules to disk, which is possible only for a model that is "
+                "quantized already: quantize it with `kq quantize` first"
+            )
+
     def is_serializable(self) -> bool:
         """Quantized models can be saved."""
         return True
@@ -52,7 +66,8 @@ class KqQuantizer(HfQuantizer):
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
         config = self.quantization_config
-        names = [name for name, _ in model.named_modules()]
+        # A container does not count: nothing inside it matches because its name does.
+        names = [name for name, module in model.named_modules() if module._parameters]
         patterns = config.modules_to_not_convert or []
         if not self.pre_quantized:
             for pattern in unmatched(patterns, names):
@@ -111,10 +126,6 @@ class KqQuantizer(HfQuantizer):
     ) -> PreTrainedModel:
         for name, module in model.named_modules():
             if isinstance(module, Linear4bit):
-                if module.weight.is_meta and not self.pre_quantized:
-                    # Offloaded to disk: the stand-in is still there.
-                    packed = module.pack(module.weight)["weight"]
-                    module.weight = nn.Parameter(packed, requires_grad=False)
                 try:
                     module.check_state()
                 except RuntimeError as error:

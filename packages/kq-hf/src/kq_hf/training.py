@@ -44,7 +44,9 @@ def prepare_for_training(
     if gradient_checkpointing:
         # The reentrant variant would need inputs that require a gradient: with all of the model
         # frozen it silently trains nothing.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        newer = getattr(model, "activation_checkpointing_enable", None)  # renamed during 5.x
+        enable: Any = newer or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         model.config.use_cache = False  # the cache of keys and values is of no use in training
     return model
 

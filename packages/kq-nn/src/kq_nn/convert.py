@@ -37,8 +37,8 @@ def quantize_model(
         blocksize: elements that share a scale: a power of two from 32 to 4096.
         compress_statistics: double quantization.
         skip: patterns of module names: a regular expression that matches from the start of the
-            name up to a dot or its end, or a plain suffix. One that matches no module at all is
-            reported by a UserWarning.
+            name up to a dot or its end, or a plain suffix. One that matches no module with
+            parameters is reported by a UserWarning.
 
     Returns:
         What was quantized, what was not and why.
@@ -57,8 +57,10 @@ def quantize_model(
         quant_type=quant_type, blocksize=blocksize, compress_statistics=compress_statistics
     )
     Linear4bit(0, 0, device="meta", **options)  # refuses bad options before anything is changed
-    for pattern in unmatched(skip, (name for name, _ in model.named_modules())):
-        warnings.warn(f"skip pattern {pattern!r} matches no module of the model", stacklevel=2)
+    # A container does not count: as a suffix "layers.1" matches it, but nothing inside it.
+    owners = [name for name, module in model.named_modules() if module._parameters]
+    for pattern in unmatched(skip, owners):
+        warnings.warn(f"skip pattern {pattern!r} matches no module with parameters", stacklevel=2)
 
     reasons = _reasons_to_keep(model, skip)
     places = _places(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, cast
 
 import kq_functional as kq
 import torch
@@ -167,7 +167,7 @@ class Linear4bit(nn.Linear):
         Raises:
             RuntimeError: describing every mismatch.
         """
-        problems = self._mismatches({name: getattr(self, name) for name in self._layout.tensors})
+        problems = self._mismatches(self._stored)
         if problems:
             raise RuntimeError("; ".join(problems))
 
@@ -188,12 +188,16 @@ class Linear4bit(nn.Linear):
             self.in_features,
         )
 
+    @property
+    def _stored(self) -> Mapping[str, Tensor]:
+        # module attributes, but found at a tenth of the cost: this is read by every forward
+        return cast(Mapping[str, Tensor], self._parameters)
+
     def _set_frozen(self, name: str, tensor: Tensor) -> None:
         setattr(self, name, nn.Parameter(tensor, requires_grad=False))
 
     def _quant_state(self, dtype: torch.dtype) -> kq.QuantState:
-        layout = self._layout
-        return quant_state({name: getattr(self, name) for name in layout.tensors}, layout, dtype)
+        return quant_state(self._stored, self._layout, dtype)
 
     def _mismatches(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """What is wrong with stored tensors that this layer is asked to take over."""

@@ -200,6 +200,8 @@ class _Work(NamedTuple):
 
 
 def _check_parameter(param: Tensor, group: Mapping[str, Any], index: int) -> None:
+    if hasattr(param, "device_mesh"):
+        raise TypeError(f"{describe_param(group, index)} is a DTensor, which is not supported")
     if param.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{describe_param(group, index)} is {param.dtype}; "

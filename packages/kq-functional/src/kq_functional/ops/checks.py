@@ -8,21 +8,22 @@ import torch
 from torch import Tensor
 
 from ..backends.base import Scales
-from ..formats import NESTED_BLOCKSIZE, Geometry, dtype_name
+from ..formats import NESTED_BLOCKSIZE, Geometry, dtype_name, geometry
 
 
 def check_tensor(
     name: str, tensor: Tensor, dtype: torch.dtype, numel: int, device: torch.device
 ) -> None:
     """Raise unless a tensor has this dtype, this number of elements and this device."""
+    if tensor.dtype is dtype and tensor.numel() == numel and tensor.device == device:
+        return
     if tensor.dtype != dtype:
         raise TypeError(f"{name} must be {dtype_name(dtype)}, got {dtype_name(tensor.dtype)}")
     if tensor.numel() != numel:
         raise ValueError(
             f"{name} must have {numel} elements, got {tensor.numel()} (shape {tuple(tensor.shape)})"
         )
-    if tensor.device != device:
-        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    raise ValueError(f"{name} must be on {device}, got {tensor.device}")
 
 
 def check_out(
@@ -41,13 +42,24 @@ def check_code(name: str, code: Tensor, device: torch.device) -> None:
     check_tensor(name, code, torch.float32, 256, device)
 
 
-def check_scales(scales: Scales, geo: Geometry, device: torch.device) -> None:
-    """Raise unless the scales belong to a tensor of this geometry, plain or double quantized."""
-    count = geo.rows * geo.blocks
+def matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:
+    """Return a contiguous [rows, cols] view, or a copy of a tensor that is not contiguous."""
+    if tensor.ndim == 2 and tensor.shape[0] == rows and tensor.is_contiguous():
+        return tensor
+    return tensor.contiguous().view(rows, cols)
+
+
+def dense_scales(scales: Scales, geo: Geometry, device: torch.device) -> Scales:
+    """Check that scales, plain or double quantized, are those of a tensor of this geometry.
+
+    Returns:
+        The scales as backends take them: contiguous, absmax in two dimensions.
+    """
     absmax, nested_absmax, nested_code, offset = scales
+    count = geo.rows * geo.blocks
     if nested_absmax is None and nested_code is None and offset is None:
         check_tensor("absmax", absmax, torch.float32, count, device)
-        return
+        return Scales(matrix(absmax, geo.rows, geo.blocks))
     if nested_absmax is None or nested_code is None or offset is None:
         raise ValueError(
             "nested_absmax, nested_code and offset must be given together: all, or none"
@@ -57,19 +69,23 @@ def check_scales(scales: Scales, geo: Geometry, device: torch.device) -> None:
     check_tensor("nested_absmax", nested_absmax, torch.float32, groups, device)
     check_code("nested_code", nested_code, device)
     check_tensor("offset", offset, torch.float32, 1, device)
+    return Scales(
+        matrix(absmax, geo.rows, geo.blocks),
+        nested_absmax.contiguous(),
+        nested_code.contiguous(),
+        offset.contiguous(),
+    )
 
 
-def matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:
-    """Return a contiguous [rows, cols] view, or a copy of a tensor that is not contiguous."""
-    if tensor.ndim == 2 and tensor.shape[0] == rows and tensor.is_contiguous():
-        return tensor
-    return tensor.contiguous().view(rows, cols)
+def dense_weight(
+    packed: Tensor, scales: Scales, shape: Sequence[int], blocksize: int, layout: str
+) -> tuple[Tensor, Scales, Geometry]:
+    """Check packed codes and scales against the shape they decode to.
 
-
-def dense_scales(scales: Scales, geo: Geometry) -> Scales:
-    """Return checked scales as backends take them: contiguous, absmax in two dimensions."""
-    absmax, nested_absmax, nested_code, offset = scales
-    absmax = matrix(absmax, geo.rows, geo.blocks)
-    if nested_absmax is None or nested_code is None or offset is None:
-        return Scales(absmax)
-    return Scales(absmax, nested_absmax.contiguous(), nested_code.contiguous(), offset.contiguous())
+    Returns:
+        The codes and scales as backends take them, and the geometry of the shape.
+    """
+    geo = geometry(shape, blocksize, layout)
+    device = packed.device
+    check_tensor("packed", packed, torch.uint8, geo.rows * geo.packed_cols, device)
+    return matrix(packed, geo.rows, geo.packed_cols), dense_scales(scales, geo, device), geo

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backends.base import Backend, Scales
 from ..formats import Geometry, absmax_shape, geometry, packed_shape
 from ..selection import Query, check_query, choose
-from .checks import check_out, check_scales, check_tensor, dense_scales, matrix
+from .checks import check_out, dense_weight, matrix
 from .library import register
 
 
@@ -77,56 +77,29 @@ def _quantize_out_fake(
     _check_results(A, geometry(A.shape, blocksize, layout), layout, packed, absmax)
 
 
-def check_weight(
-    packed: Tensor, scales: Scales, shape: Sequence[int], blocksize: int, layout: str
-) -> Geometry:
-    """Check packed codes and scales against the shape they decode to; return its geometry."""
-    geo = geometry(shape, blocksize, layout)
-    check_tensor("packed", packed, torch.uint8, geo.rows * geo.packed_cols, packed.device)
-    check_scales(scales, geo, packed.device)
-    return geo
+def _dequantize_query(packed: Tensor, dtype: torch.dtype, blocksize: int, quant_type: str) -> Query:
+    return Query("dequantize_4bit", packed.device.type, dtype, quant_type, blocksize)
 
 
 def dequantize_into(
-    packed: Tensor, scales: Scales, geo: Geometry, blocksize: int, quant_type: str, out: Tensor
-) -> None:
-    """Decode a checked weight into a contiguous tensor."""
-    query = Query("dequantize_4bit", packed.device.type, out.dtype, quant_type, blocksize)
-    choose(query).dequantize_4bit(
-        matrix(packed, geo.rows, geo.packed_cols),
-        dense_scales(scales, geo),
-        out.view(geo.rows, geo.cols),
-        quant_type=quant_type,
-        blocksize=blocksize,
-    )
-
-
-def _check_dequantize(
     packed: Tensor,
     scales: Scales,
     shape: Sequence[int],
     blocksize: int,
     quant_type: str,
     layout: str,
-    dtype: torch.dtype,
-) -> Geometry:
-    check_query(Query("dequantize_4bit", packed.device.type, dtype, quant_type, blocksize))
-    return check_weight(packed, scales, shape, blocksize, layout)
-
-
-def _dequantize_fake(
-    packed: Tensor,
-    absmax: Tensor,
-    shape: Sequence[int],
-    blocksize: int,
-    quant_type: str,
-    layout: str,
-    dtype: torch.dtype,
-    *nested: Tensor | None,
-) -> Tensor:
-    scales = Scales(absmax, *nested)
-    _check_dequantize(packed, scales, shape, blocksize, quant_type, layout, dtype)
-    return packed.new_empty(shape, dtype=dtype)
+    out: Tensor,
+) -> None:
+    """Check a weight and decode it into a contiguous tensor."""
+    backend = choose(_dequantize_query(packed, out.dtype, blocksize, quant_type))
+    packed, scales, geo = dense_weight(packed, scales, shape, blocksize, layout)
+    backend.dequantize_4bit(
+        packed,
+        scales,
+        out.view(geo.rows, geo.cols),
+        quant_type=quant_type,
+        blocksize=blocksize,
+    )
 
 
 def _dequantize(
@@ -139,26 +112,25 @@ def _dequantize(
     dtype: torch.dtype,
     *nested: Tensor | None,
 ) -> Tensor:
-    scales = Scales(absmax, *nested)
-    geo = _check_dequantize(packed, scales, shape, blocksize, quant_type, layout, dtype)
     out = packed.new_empty(shape, dtype=dtype)
-    dequantize_into(packed, scales, geo, blocksize, quant_type, out)
+    scales = Scales(absmax, *nested)
+    dequantize_into(packed, scales, shape, blocksize, quant_type, layout, out)
     return out
 
 
-def _dequantize_out_fake(
+def _dequantize_fake(
     packed: Tensor,
     absmax: Tensor,
     shape: Sequence[int],
     blocksize: int,
     quant_type: str,
     layout: str,
+    dtype: torch.dtype,
     *nested: Tensor | None,
-    out: Tensor,
-) -> None:
-    scales = Scales(absmax, *nested)
-    _check_dequantize(packed, scales, shape, blocksize, quant_type, layout, out.dtype)
-    check_out("out", out, out.dtype, shape, packed.device)
+) -> Tensor:
+    check_query(_dequantize_query(packed, dtype, blocksize, quant_type))
+    dense_weight(packed, Scales(absmax, *nested), shape, blocksize, layout)
+    return packed.new_empty(shape, dtype=dtype)
 
 
 def _dequantize_out(
@@ -171,10 +143,24 @@ def _dequantize_out(
     *nested: Tensor | None,
     out: Tensor,
 ) -> None:
-    scales = Scales(absmax, *nested)
-    geo = _check_dequantize(packed, scales, shape, blocksize, quant_type, layout, out.dtype)
     check_out("out", out, out.dtype, shape, packed.device)
-    dequantize_into(packed, scales, geo, blocksize, quant_type, out)
+    scales = Scales(absmax, *nested)
+    dequantize_into(packed, scales, shape, blocksize, quant_type, layout, out)
+
+
+def _dequantize_out_fake(
+    packed: Tensor,
+    absmax: Tensor,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+    *nested: Tensor | None,
+    out: Tensor,
+) -> None:
+    check_query(_dequantize_query(packed, out.dtype, blocksize, quant_type))
+    check_out("out", out, out.dtype, shape, packed.device)
+    dense_weight(packed, Scales(absmax, *nested), shape, blocksize, layout)
 
 
 _FORMAT = "int blocksize, str quant_type, str layout"

@@ -11,24 +11,14 @@ from torch import Tensor
 from torch.nn.functional import linear as dense_linear
 
 from ..backends.base import Scales
-from ..formats import Geometry, geometry
 from ..selection import Query, check_query, choose
-from .checks import check_tensor, dense_scales, matrix
-from .four_bit import check_weight, dequantize_into
+from .checks import check_tensor, dense_weight, matrix
+from .four_bit import dequantize_into
 from .library import register
 
 
-def _check(
-    name: str,
-    x: Tensor,
-    weight_dim: int,
-    packed: Tensor,
-    scales: Scales,
-    shape: Sequence[int],
-    blocksize: int,
-    layout: str,
-) -> Geometry:
-    """Check that `x` can be multiplied along a dimension of the weight; return its geometry."""
+def _check_product(name: str, x: Tensor, weight_dim: int, packed: Tensor, shape: Any) -> None:
+    """Raise unless the last dimension of `x` fits a dimension of the weight."""
     if len(shape) != 2:
         raise ValueError(f"the weight must have two dimensions, got shape {tuple(shape)}")
     if x.ndim == 0 or x.shape[-1] != shape[weight_dim]:
@@ -38,7 +28,6 @@ def _check(
         )
     if packed.device != x.device:
         raise ValueError(f"packed must be on {x.device} like {name}, got {packed.device}")
-    return check_weight(packed, scales, shape, blocksize, layout)
 
 
 def _check_bias(bias: Tensor | None, x: Tensor, features: int) -> None:
@@ -46,13 +35,13 @@ def _check_bias(bias: Tensor | None, x: Tensor, features: int) -> None:
         check_tensor("bias", bias, x.dtype, features, x.device)
 
 
-def _row_geometry(
-    geo: Geometry, shape: Sequence[int], blocksize: int, layout: str
-) -> Geometry | None:
-    """Return the geometry in row layout, in which backends multiply; None if blocks cross rows."""
-    if layout == "row":
-        return geo
-    return geometry(shape, blocksize, "row") if shape[1] % blocksize == 0 else None
+def _as_rows(shape: Sequence[int], blocksize: int, layout: str) -> str:
+    """Return "row", the layout that backends multiply, if it has the same blocks as `layout`."""
+    return "row" if layout == "flat" and shape[1] % blocksize == 0 else layout
+
+
+def _query(op: str, x: Tensor, quant_type: str, blocksize: int) -> Query:
+    return Query(op, x.device.type, x.dtype, quant_type, blocksize)
 
 
 def _linear(
@@ -66,24 +55,25 @@ def _linear(
     layout: str,
     *nested: Tensor | None,
 ) -> Tensor:
-    backend = choose(Query("linear_4bit", x.device.type, x.dtype, quant_type, blocksize))
-    scales = Scales(absmax, *nested)
-    geo = _check("x", x, 1, packed, scales, shape, blocksize, layout)
+    backend = choose(_query("linear_4bit", x, quant_type, blocksize))
+    _check_product("x", x, 1, packed, shape)
     n, k = shape
     _check_bias(bias, x, n)
-    rows = _row_geometry(geo, shape, blocksize, layout)
-    if rows is None:
+    layout = _as_rows(shape, blocksize, layout)
+    scales = Scales(absmax, *nested)
+    if layout == "flat":
         weight = x.new_empty((n, k))
-        dequantize_into(packed, scales, geo, blocksize, quant_type, weight)
+        dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
         return dense_linear(x, weight, bias)
-    m = math.prod(x.shape[:-1])
+    packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
     out = x.new_empty((*x.shape[:-1], n))
+    m = math.prod(x.shape[:-1])
     backend.linear_4bit(
         matrix(x, m, k),
-        matrix(packed, n, rows.packed_cols),
-        dense_scales(scales, rows),
+        packed,
+        scales,
         None if bias is None else bias.contiguous(),
-        out.view(m, n),
+        matrix(out, m, n),
         quant_type=quant_type,
         blocksize=blocksize,
     )
@@ -101,9 +91,10 @@ def _linear_fake(
     layout: str,
     *nested: Tensor | None,
 ) -> Tensor:
-    check_query(Query("linear_4bit", x.device.type, x.dtype, quant_type, blocksize))
-    _check("x", x, 1, packed, Scales(absmax, *nested), shape, blocksize, layout)
+    check_query(_query("linear_4bit", x, quant_type, blocksize))
+    _check_product("x", x, 1, packed, shape)
     _check_bias(bias, x, shape[0])
+    dense_weight(packed, Scales(absmax, *nested), shape, blocksize, layout)
     return x.new_empty((*x.shape[:-1], shape[0]))
 
 
@@ -117,23 +108,23 @@ def _backward(
     layout: str,
     *nested: Tensor | None,
 ) -> Tensor:
-    query = Query("linear_4bit_backward", grad.device.type, grad.dtype, quant_type, blocksize)
-    backend = choose(query)
-    scales = Scales(absmax, *nested)
-    geo = _check("grad", grad, 0, packed, scales, shape, blocksize, layout)
+    backend = choose(_query("linear_4bit_backward", grad, quant_type, blocksize))
+    _check_product("grad", grad, 0, packed, shape)
     n, k = shape
-    rows = _row_geometry(geo, shape, blocksize, layout)
-    if rows is None:
+    layout = _as_rows(shape, blocksize, layout)
+    scales = Scales(absmax, *nested)
+    if layout == "flat":
         weight = grad.new_empty((n, k))
-        dequantize_into(packed, scales, geo, blocksize, quant_type, weight)
+        dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
         return grad @ weight
-    m = math.prod(grad.shape[:-1])
+    packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
     out = grad.new_empty((*grad.shape[:-1], k))
+    m = math.prod(grad.shape[:-1])
     backend.linear_4bit_backward(
         matrix(grad, m, n),
-        matrix(packed, n, rows.packed_cols),
-        dense_scales(scales, rows),
-        out.view(m, k),
+        packed,
+        scales,
+        matrix(out, m, k),
         quant_type=quant_type,
         blocksize=blocksize,
     )
@@ -150,9 +141,9 @@ def _backward_fake(
     layout: str,
     *nested: Tensor | None,
 ) -> Tensor:
-    query = Query("linear_4bit_backward", grad.device.type, grad.dtype, quant_type, blocksize)
-    check_query(query)
-    _check("grad", grad, 0, packed, Scales(absmax, *nested), shape, blocksize, layout)
+    check_query(_query("linear_4bit_backward", grad, quant_type, blocksize))
+    _check_product("grad", grad, 0, packed, shape)
+    dense_weight(packed, Scales(absmax, *nested), shape, blocksize, layout)
     return grad.new_empty((*grad.shape[:-1], shape[1]))
 
 
@@ -163,6 +154,13 @@ _WEIGHT = (
 
 linear_4bit = register(
     f"linear_4bit(Tensor x, Tensor packed, Tensor absmax, Tensor? bias, {_WEIGHT}) -> Tensor",
+    _linear,
+    _linear_fake,
+)
+# Autograd in Python costs as much as the rest of a call, also when nothing asks for a gradient.
+linear_4bit_inference = register(
+    "linear_4bit.inference(Tensor x, Tensor packed, Tensor absmax, Tensor? bias, "
+    f"{_WEIGHT}) -> Tensor",
     _linear,
     _linear_fake,
 )

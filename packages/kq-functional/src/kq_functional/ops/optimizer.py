@@ -131,9 +131,9 @@ def _check_8bit(
 def _step_8bit_fake(
     rule: str, params: Sequence[Tensor], *tensors_and_steps: Any, **_options: Any
 ) -> None:
+    _check_8bit(rule, params, *tensors_and_steps)
     for query, _, _ in _groups("optimizer_step_8bit", rule, params, OPTIMIZER_BLOCKSIZE):
         check_query(query)
-    _check_8bit(rule, params, *tensors_and_steps)
 
 
 def _step_8bit(
@@ -168,10 +168,10 @@ def _step_32bit_fake(
     steps: Sequence[int],
     **_options: Any,
 ) -> None:
-    for query, _, _ in _groups("optimizer_step_32bit", rule, params, 0):
-        check_query(query)
     _check(rule, params, grads, steps)
     _check_state("states", states, params, torch.float32)
+    for query, _, _ in _groups("optimizer_step_32bit", rule, params, 0):
+        check_query(query)
 
 
 def _step_32bit(

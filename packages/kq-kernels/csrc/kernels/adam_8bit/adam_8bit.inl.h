@@ -40,20 +40,21 @@ static inline void adam_block(const Adam8Args& a, const AdamVectors& update, int
     uint8_t* codes1 = a.codes1 + start;
     uint8_t* codes2 = a.codes2 + start;
     const f32 s1 = set1(*scale1), s2 = set1(*scale2);
+    const Table256 values1(a.book1->values), values2(a.book2->values);
     float first[kAdamBlock], second[kAdamBlock];
 
     int64_t i = 0;
     for (; i + W <= n; i += W) {
-        f32 m = mul(gather(a.book1->values, load_u8(codes1 + i)), s1);
-        f32 v = mul(gather(a.book2->values, load_u8(codes2 + i)), s2);
+        f32 m = mul(values1[load_u8(codes1 + i)], s1);
+        f32 v = mul(values2[load_u8(codes2 + i)], s2);
         store(param + i, update(load(param + i), load(grad + i), &m, &v));
         store(first + i, m);
         store(second + i, v);
     }
     if (i < n) {
         const int rest = static_cast<int>(n - i);
-        f32 m = mul(gather(a.book1->values, load_u8_n(codes1 + i, rest)), s1);
-        f32 v = mul(gather(a.book2->values, load_u8_n(codes2 + i, rest)), s2);
+        f32 m = mul(values1[load_u8_n(codes1 + i, rest)], s1);
+        f32 v = mul(values2[load_u8_n(codes2 + i, rest)], s2);
         store_n(param + i, update(load_n(param + i, rest), load_n(grad + i, rest), &m, &v), rest);
         store_n(first + i, m, rest);
         store_n(second + i, v, rest);

@@ -10,6 +10,7 @@ template <class T>
 static void dequantize_blocks_8bit(const Dequantize8Args& a, int64_t begin, int64_t end) {
     const Geometry& g = a.geometry;
     const int64_t per_row = g.blocks_per_row();
+    const Table256 values(a.values);
     for (int64_t block = begin; block < end; ++block) {
         const int64_t col = block % per_row * g.blocksize;
         const int64_t n = g.cols - col < g.blocksize ? g.cols - col : g.blocksize;
@@ -18,10 +19,10 @@ static void dequantize_blocks_8bit(const Dequantize8Args& a, int64_t begin, int6
         T* out = static_cast<T*>(a.out) + start;
         const f32 scale = set1(a.absmax[block]);
         int64_t i = 0;
-        for (; i + W <= n; i += W) store(out + i, mul(gather(a.values, load_u8(codes + i)), scale));
+        for (; i + W <= n; i += W) store(out + i, mul(values[load_u8(codes + i)], scale));
         if (i < n) {
             const int rest = static_cast<int>(n - i);
-            store_n(out + i, mul(gather(a.values, load_u8_n(codes + i, rest)), scale), rest);
+            store_n(out + i, mul(values[load_u8_n(codes + i, rest)], scale), rest);
         }
     }
 }

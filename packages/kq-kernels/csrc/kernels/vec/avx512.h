@@ -95,9 +95,6 @@ struct Heap16 {
         return node;
     }
 };
-static inline i32 walk_gather(f32 x, const float* heap, i32 node) {
-    return step(node, _mm512_cmp_ps_mask(x, _mm512_i32gather_ps(node, heap, 4), _CMP_GT_OQ));
-}
 static inline i32 minus(i32 a, int32_t b) { return _mm512_sub_epi32(a, _mm512_set1_epi32(b)); }
 
 struct Table16 {
@@ -111,9 +108,46 @@ struct Map16 {
     i32 operator[](i32 index) const { return _mm512_permutexvar_epi32(index, t); }
 };
 
-static inline f32 gather(const float* table, i32 index) {
-    return _mm512_i32gather_ps(index, table, 4);
+// Permutations of 32 values at a time instead of gathers, which the mitigation of a processor
+// vulnerability (Downfall) has made several times slower on many machines.
+static inline f32 look_up_32(const float* table, i32 index) {
+    return _mm512_permutex2var_ps(load(table), index, load(table + 16));
 }
+static inline f32 look_up_64(const float* table, i32 index, __mmask16 bit5) {
+    return _mm512_mask_blend_ps(bit5, look_up_32(table, index), look_up_32(table + 32, index));
+}
+static inline f32 look_up_128(const float* table, i32 index, __mmask16 bit5, __mmask16 bit6) {
+    return _mm512_mask_blend_ps(bit6, look_up_64(table, index, bit5), look_up_64(table + 64, index, bit5));
+}
+static inline __mmask16 has_bit(i32 index, int bit) {
+    return _mm512_test_epi32_mask(index, _mm512_set1_epi32(1 << bit));
+}
+
+struct Heap256 {
+    Heap16 top;
+    const float* h;
+    explicit Heap256(const float* heap) : top(heap), h(heap) {}
+    // A level's nodes are as many as their number's lowest bits can tell apart.
+    i32 walk(f32 x) const {
+        i32 node = top.walk(x);
+        node = compare(x, _mm512_permutexvar_ps(node, load(h + 16)), node);
+        node = compare(x, look_up_32(h + 32, node), node);
+        node = compare(x, look_up_64(h + 64, node, has_bit(node, 5)), node);
+        return compare(x, look_up_128(h + 128, node, has_bit(node, 5), has_bit(node, 6)), node);
+    }
+    static i32 compare(f32 x, f32 threshold, i32 node) {
+        return step(node, _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ));
+    }
+};
+struct Table256 {
+    const float* t;
+    explicit Table256(const float* table) : t(table) {}
+    f32 operator[](i32 index) const {
+        const __mmask16 bit5 = has_bit(index, 5), bit6 = has_bit(index, 6);
+        return _mm512_mask_blend_ps(has_bit(index, 7), look_up_128(t, index, bit5, bit6),
+                                    look_up_128(t + 128, index, bit5, bit6));
+    }
+};
 static inline i32 load_u8(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -112,9 +112,6 @@ struct Heap16 {
         return node;
     }
 };
-static inline i32 walk_gather(f32 x, const float* heap, i32 node) {
-    return 2 * node + (x > heap[node] ? 1 : 0);
-}
 static inline i32 minus(i32 a, int32_t b) { return a - b; }
 
 struct Table16 {
@@ -128,7 +125,21 @@ struct Map16 {
     i32 operator[](i32 index) const { return t[index & 15]; }
 };
 
-static inline f32 gather(const float* table, i32 index) { return table[index]; }
+// The same for 8-bit codebooks: 255 thresholds with the node after eight comparisons, 256..511, and 256 values.
+struct Heap256 {
+    const float* h;
+    explicit Heap256(const float* heap) : h(heap) {}
+    i32 walk(f32 x) const {
+        i32 node = 1;
+        for (int level = 0; level < 8; ++level) node = 2 * node + (x > h[node] ? 1 : 0);
+        return node;
+    }
+};
+struct Table256 {
+    const float* t;
+    explicit Table256(const float* table) : t(table) {}
+    f32 operator[](i32 index) const { return t[index]; }
+};
 static inline i32 load_u8(const uint8_t* p) { return *p; }
 static inline i32 load_u8_n(const uint8_t*, int) { return 0; }
 static inline void store_u8(uint8_t* p, i32 v) { *p = static_cast<uint8_t>(v); }

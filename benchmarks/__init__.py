@@ -1,0 +1,1 @@
+"""Side-by-side measurements of kq, dense torch and bitsandbytes; see benchmarks/README.md."""

@@ -1,0 +1,178 @@
+"""Verdicts on contenders, from the float64 reference and the derived bounds of kq_conformance.
+
+Matrices are checked on some of their rows (`data.sampled_rows`): blocks never cross a row, and the
+first and the last row, where loops end, are always among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from kq_conformance import bounds, reference
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.data import dtype_name, sampled_rows
+from benchmarks.harness import Verdict
+
+Array = NDArray[np.float64]
+
+
+def float64(tensor: Tensor) -> Array:
+    """The values of a tensor."""
+    array: Array = tensor.detach().double().numpy()
+    return array
+
+
+def _equal(got: Array, expected: Array, what: str) -> Verdict:
+    differing = int(np.count_nonzero(got != expected))
+    if not differing:
+        return Verdict(True, f"{what}: exact")
+    return Verdict(False, f"{what}: {differing / got.size:.3%} differ from the definition")
+
+
+def _judged(judgement: bounds.Judgement) -> Verdict:
+    used = f"{judgement.rule.name}: error at most {judgement.tightness:.2g} of the bound"
+    if judgement.passed:
+        return Verdict(True, used)
+    return Verdict(False, f"{used}, {judgement.violations} of {judgement.elements} outside")
+
+
+def _both(first: Verdict, second: Verdict) -> Verdict:
+    if first.correct == second.correct:
+        return Verdict(first.correct, f"{first.detail}; {second.detail}")
+    return second if first.correct else first
+
+
+def quantized_4bit(source: Tensor, packed: Tensor, absmax: Tensor, blocksize: int) -> Verdict:
+    """Every NF4 code is the nearest one and every absmax is the maximum, bit for bit.
+
+    Args:
+        source: what was quantized, [R, C].
+        packed: uint8, R * ceil(C/2) codes in any shape.
+        absmax: float32, R * ceil(C/blocksize) scales in any shape.
+        blocksize: elements that share a scale.
+    """
+    rows = sampled_rows(len(source))
+    codes, scales = reference.quantize_4bit(float64(source[rows]), "nf4", blocksize)
+    return _both(
+        _equal(float64(packed.view(len(source), -1)[rows]), codes, "codes"),
+        _equal(float64(absmax.view(len(source), -1)[rows]), scales, "absmax"),
+    )
+
+
+def dequantized_4bit(packed: Tensor, absmax: Tensor, out: Tensor, blocksize: int) -> Verdict:
+    """Every value is code × absmax, rounded to float32 and then to the dtype of `out`."""
+    rows = sampled_rows(len(out))
+    expected = reference.dequantize_4bit(
+        packed[rows].numpy(),
+        float64(absmax[rows]),
+        out.shape[1],
+        "nf4",
+        blocksize,
+        dtype_name(out.dtype),
+    )
+    return _equal(float64(out[rows]), expected, "values")
+
+
+def quantized_blockwise(
+    source: Tensor, code: Tensor, codes: Tensor, absmax: Tensor, blocksize: int
+) -> Verdict:
+    """As `quantized_4bit`, with 8-bit codes of the codebook `code`."""
+    rows = sampled_rows(len(source))
+    expected, scales = reference.quantize_blockwise(
+        float64(source[rows]), float64(code), blocksize
+    )
+    return _both(
+        _equal(float64(codes[rows]), expected, "codes"),
+        _equal(float64(absmax.view(len(source), -1)[rows]), scales, "absmax"),
+    )
+
+
+def dequantized_blockwise(
+    codes: Tensor, code: Tensor, absmax: Tensor, out: Tensor, blocksize: int
+) -> Verdict:
+    """As `dequantized_4bit`, with 8-bit codes of the codebook `code`."""
+    rows = sampled_rows(len(out))
+    expected = reference.dequantize_blockwise(
+        codes[rows].numpy(),
+        float64(code),
+        float64(absmax[rows]),
+        blocksize,
+        dtype_name(out.dtype),
+    )
+    return _equal(float64(out[rows]), expected, "values")
+
+
+def linear_4bit(x: Tensor, packed: Tensor, absmax: Tensor, y: Tensor, blocksize: int) -> Verdict:
+    """Y = x Wᵀ within the forward error bound of a product that accumulates in float32.
+
+    Args:
+        x: [M, K], in the dtype that the contender computes in.
+        packed: NF4 codes of W, uint8 [N, ceil(K/2)].
+        absmax: scales of W, float32 [N, ceil(K/blocksize)].
+        y: the result, [M, N].
+        blocksize: elements that share a scale.
+    """
+    columns = sampled_rows(y.shape[1])
+    K = x.shape[1]
+    codes = reference.unpack(packed[columns].numpy(), K)
+    scales = reference.spread(float64(absmax[columns]), K, blocksize)
+    values = reference.codebook_4bit("nf4").values[codes]
+    dtype = dtype_name(x.dtype)
+    forms = [
+        bounds.WeightForm(form.name, form.value.T, form.radius.T)
+        for form in bounds.weight_forms(values, bounds.Enclosure.of(scales), dtype)
+    ]
+    product = bounds.Product(float64(x), forms, None, dtype)
+    return _judged(product.judge(float64(y[:, columns])))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """An optimizer's state of one parameter, as numbers.
+
+    Attributes:
+        first: first moment, in the shape of the parameter.
+        second: second moment.
+        step: steps taken.
+        decoded: whether the moments are products, code × absmax, that the step rounds.
+    """
+
+    first: Tensor
+    second: Tensor
+    step: int
+    decoded: bool
+
+
+def decode_moment(codes: Tensor, absmax: Tensor, code: Tensor) -> Tensor:
+    """An 8-bit moment as numbers, float64, in the shape of the codes."""
+    blocks = codes.view(-1, reference.OPTIMIZER_BLOCKSIZE).int()
+    return (code.double()[blocks] * absmax.double().unsqueeze(1)).view(codes.shape)
+
+
+def adam_step(
+    before: Tensor, grad: Tensor, moments: Moments, after: Tensor, hyper: reference.Hyper
+) -> Verdict:
+    """The new parameter, within the forward error bound of one step from the state before it.
+
+    Args:
+        before: the parameter before the step, [R, C].
+        grad: the gradient.
+        moments: the state before the step.
+        after: the parameter after it.
+        hyper: hyperparameters.
+    """
+    rows = sampled_rows(len(before))
+    p, g, m, v = (
+        float64(each[rows]).ravel() for each in (before, grad, moments.first, moments.second)
+    )
+    step = moments.step + 1
+    state = [bounds.Enclosure.of(each).rounded(int(moments.decoded)) for each in (m, v)]
+    enclosure = bounds.enclose_adam(p, g, state[0], state[1], step, hyper)
+    expected, _, _ = reference.adam(p, g, m, v, step, hyper)
+    accepted = bounds.accept_param("parameter", expected, enclosure, dtype_name(before.dtype))
+    with torch.no_grad():
+        return _judged(accepted.judge(float64(after[rows]).ravel()))

@@ -1,0 +1,214 @@
+"""bitsandbytes, given the same codes and scales as kq."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ctypes import c_longlong
+from functools import partial
+
+import bitsandbytes
+import torch
+from bitsandbytes import functional as bnb
+from bitsandbytes.cextension import lib
+from torch import Tensor, nn
+
+from benchmarks import checks, optimizing
+from benchmarks.data import rotate
+from benchmarks.harness import Contender, Verdict
+from benchmarks.plan import Plan
+from benchmarks.work import Coding, Linear, Optimizing
+
+FAMILY = "bitsandbytes"
+_SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # of its C kernels' names
+
+
+def _state(work: Linear | Coding) -> bnb.QuantState:
+    """How the codes of `work` map to values, in the form of bitsandbytes."""
+    state = work.state
+    return bnb.QuantState(
+        absmax=state.absmax.reshape(-1),
+        shape=state.shape,
+        dtype=state.dtype,
+        blocksize=state.blocksize,
+        quant_type=state.quant_type,
+        code=state.code,
+    )
+
+
+def linear(work: Linear, plan: Plan) -> list[Contender]:
+    """`nn.Linear4bit` in eval mode and `matmul_4bit`; a table shows the better one."""
+    return [_linear_layer(work, plan), _linear_product(work, plan)]
+
+
+def _linear_layer(work: Linear, plan: Plan) -> Contender:
+    N, K = work.state.shape
+
+    def make() -> nn.Module:
+        each = work.copy()
+        layer = bitsandbytes.nn.Linear4bit(
+            K, N, bias=False, compute_dtype=work.x.dtype, compress_statistics=False, device="meta"
+        )
+        layer.weight = bitsandbytes.nn.Params4bit(
+            each.packed.view(-1, 1),
+            quant_state=_state(each),
+            blocksize=work.state.blocksize,
+            quant_type="nf4",
+            compress_statistics=False,
+            bnb_quantized=True,
+        )
+        layer.eval()
+        layer(work.x)  # the first call may repack the weight
+        return layer
+
+    layers = rotate(make, work.traffic, plan.working_set)
+
+    def run() -> Tensor:
+        result: Tensor = next(layers)(work.x)
+        return result
+
+    return _linear(work, "Linear4bit", run)
+
+
+def _linear_product(work: Linear, plan: Plan) -> Contender:
+    def make() -> tuple[Tensor, bnb.QuantState]:
+        each = work.copy()
+        return each.packed.view(-1, 1), _state(each)
+
+    weights = rotate(make, work.traffic, plan.working_set)
+
+    def run() -> Tensor:
+        packed, state = next(weights)
+        return bitsandbytes.matmul_4bit(work.x, packed, state)
+
+    return _linear(work, "matmul_4bit", run)
+
+
+def _linear(work: Linear, path: str, run: Callable[[], Tensor]) -> Contender:
+    def check() -> Verdict:
+        return checks.linear_4bit(
+            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
+        )
+
+    return Contender(FAMILY, run, check, work.traffic, path=path)
+
+
+def _coding(work: Coding, plan: Plan) -> Iterator[tuple[Coding, Tensor, bnb.QuantState]]:
+    """Copies of the operands, with flat scales to write to and the state to decode with."""
+    copies = work.copies(plan)
+
+    def make() -> tuple[Coding, Tensor, bnb.QuantState]:
+        each = next(copies)
+        return each, each.state.absmax.reshape(-1), _state(each)
+
+    return rotate(make, work.traffic, plan.working_set)
+
+
+def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
+    """`functional.quantize_4bit`."""
+    items = _coding(work, plan)
+    options = {"blocksize": work.state.blocksize, "quant_type": "nf4"}
+
+    def run() -> tuple[Tensor, bnb.QuantState]:
+        each, absmax, _ = next(items)
+        if work.reuse:
+            codes = each.codes.view(-1, 1)
+            return bnb.quantize_4bit(each.source, absmax=absmax, out=codes, **options)
+        return bnb.quantize_4bit(each.source, **options)
+
+    def check() -> Verdict:
+        codes, state = run()
+        return checks.quantized_4bit(work.source, codes, state.absmax, work.state.blocksize)
+
+    return [Contender(FAMILY, run, check, work.traffic)]
+
+
+def dequantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
+    """`functional.dequantize_4bit`; for a reused output, also the kernel behind it."""
+    items = _coding(work, plan)
+    blocksize = work.state.blocksize
+    kernel = getattr(lib, f"cdequantize_blockwise_cpu_nf4_{_SUFFIX[work.source.dtype]}")
+
+    def fresh() -> Tensor:
+        each, _, state = next(items)
+        return bnb.dequantize_4bit(each.codes.view(-1, 1), state)
+
+    def reused() -> Tensor:
+        each, absmax, _ = next(items)
+        operands = (each.codes, absmax, each.source)
+        kernel(*map(bnb.get_ptr, operands), *map(c_longlong, (blocksize, *each.source.shape)))
+        return each.source
+
+    def judge(run: Callable[[], Tensor]) -> Verdict:
+        return checks.dequantized_4bit(work.codes, work.state.absmax, run(), blocksize)
+
+    return _decoders(work, fresh, reused, judge)
+
+
+def quantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
+    """`functional.quantize_blockwise`."""
+    items = _coding(work, plan)
+    code, blocksize = work.state.code, work.state.blocksize
+
+    def run() -> tuple[Tensor, bnb.QuantState]:
+        each, absmax, _ = next(items)
+        if work.reuse:
+            return bnb.quantize_blockwise(each.source, code, absmax, each.codes, blocksize)
+        return bnb.quantize_blockwise(each.source, code, blocksize=blocksize)
+
+    def check() -> Verdict:
+        codes, state = run()
+        return checks.quantized_blockwise(work.source, code, codes, state.absmax, blocksize)
+
+    return [Contender(FAMILY, run, check, work.traffic)]
+
+
+def dequantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
+    """`functional.dequantize_blockwise`; for a reused output, also the kernel behind it."""
+    items = _coding(work, plan)
+    code, blocksize = work.state.code, work.state.blocksize
+    kernel = getattr(lib, f"cdequantize_blockwise_cpu_{_SUFFIX[work.source.dtype]}")
+
+    def fresh() -> Tensor:
+        each, _, state = next(items)
+        return bnb.dequantize_blockwise(each.codes, state)
+
+    def reused() -> Tensor:
+        each, absmax, _ = next(items)
+        operands = (code, each.codes, absmax, each.source)
+        kernel(*map(bnb.get_ptr, operands), *map(c_longlong, (blocksize, each.codes.numel())))
+        return each.source
+
+    def judge(run: Callable[[], Tensor]) -> Verdict:
+        return checks.dequantized_blockwise(
+            work.codes, code, work.state.absmax, run(), blocksize
+        )
+
+    return _decoders(work, fresh, reused, judge)
+
+
+def _decoders(
+    work: Coding,
+    fresh: Callable[[], Tensor],
+    reused: Callable[[], Tensor],
+    judge: Callable[[Callable[[], Tensor]], Verdict],
+) -> list[Contender]:
+    """The public function, which on CPU always returns fresh memory, and the way around that."""
+    ways = {"fresh output": fresh, "C kernel called directly": reused}
+    if not work.reuse:
+        del ways["C kernel called directly"]
+    return [
+        Contender(FAMILY, run, partial(judge, run), work.traffic, path=path)
+        for path, run in ways.items()
+    ]
+
+
+def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`optim.AdamW8bit`."""
+    del plan  # operands are larger than any cache
+    param = work.parameter()
+    optimizer = bitsandbytes.optim.AdamW8bit([param], **work.options)
+    return [optimizing.contender(work, FAMILY, optimizer, param, _moments)]
+
+
+def _moments(state: optimizing.State) -> checks.Moments:
+    return optimizing.coded_moments(state, (state["qmap1"], state["qmap2"]))

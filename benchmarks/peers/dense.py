@@ -1,0 +1,70 @@
+"""Dense torch: what the work costs without quantization.
+
+Nothing here quantizes. Beside quantizing and decoding stands the copy of a tensor of the same size,
+a yardstick that is not judged.
+"""
+
+from __future__ import annotations
+
+import kq_functional as kq
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import checks, optimizing
+from benchmarks.data import dtype_name, rotate
+from benchmarks.harness import Contender, Verdict
+from benchmarks.plan import Plan
+from benchmarks.work import Coding, Linear, Optimizing
+
+FAMILY = "torch"
+
+
+def linear(work: Linear, plan: Plan) -> list[Contender]:
+    """`F.linear` with the decoded weight, in float32 and in bfloat16."""
+    return [_linear(work, dtype, plan) for dtype in (torch.float32, torch.bfloat16)]
+
+
+def _linear(work: Linear, dtype: torch.dtype, plan: Plan) -> Contender:
+    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
+    x = work.x.to(dtype)
+    weights = rotate(weight.clone, weight.nbytes, plan.working_set)
+
+    def run() -> Tensor:
+        return F.linear(x, next(weights))
+
+    def check() -> Verdict:
+        return checks.linear_4bit(x, work.packed, work.state.absmax, run(), work.state.blocksize)
+
+    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, check, weight.nbytes)
+
+
+def copy(work: Coding, plan: Plan) -> list[Contender]:
+    """A copy of the unquantized matrix, into fresh or reused memory."""
+    copies = work.copies(plan)
+
+    def run() -> Tensor:
+        source = next(copies).source
+        return next(copies).source.copy_(source) if work.reuse else source.clone()
+
+    def check() -> Verdict:
+        return Verdict(True, "a yardstick, not judged")
+
+    return [Contender(f"{FAMILY} copy", run, check, 2 * work.source.nbytes)]
+
+
+quantize_4bit = dequantize_4bit = quantize_blockwise = dequantize_blockwise = copy
+
+
+def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`torch.optim.AdamW`, fused and as it comes."""
+    del plan  # operands are larger than any cache
+
+    def contender(name: str, fused: bool) -> Contender:
+        param = work.parameter()
+        optimizer = torch.optim.AdamW([param], fused=fused or None, **work.options)
+        return optimizing.contender(
+            work, f"{FAMILY} {name}", optimizer, param, optimizing.dense_moments
+        )
+
+    return [contender("AdamW(fused=True)", True), contender("AdamW", False)]

@@ -1,0 +1,146 @@
+"""kq: one contender for each instruction set of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import kq_functional as kq
+import kq_kernels
+import kq_nn
+import kq_optim
+from torch import Tensor
+
+from benchmarks import checks, optimizing
+from benchmarks.data import rotate
+from benchmarks.harness import Contender, Verdict
+from benchmarks.plan import Plan
+from benchmarks.work import Coding, Linear, Optimizing
+
+FAMILY = "kq"
+
+
+def _each_isa(
+    plan: Plan, run: Callable[[], object], check: Callable[[], Verdict], traffic: int
+) -> list[Contender]:
+    return [
+        Contender(f"{FAMILY} {isa}", run, check, traffic, prepare=partial(kq_kernels.set_isa, isa))
+        for isa in plan.isas
+    ]
+
+
+def linear(work: Linear, plan: Plan) -> list[Contender]:
+    """`kq_nn.Linear4bit`."""
+    weight = kq.dequantize_4bit(work.packed, work.state)
+
+    def make() -> kq_nn.Linear4bit:
+        layer = kq_nn.Linear4bit(
+            weight.shape[1],
+            weight.shape[0],
+            bias=False,
+            blocksize=work.state.blocksize,
+            compress_statistics=False,
+        )
+        return layer.quantize_(weight).eval()
+
+    layers = rotate(make, work.traffic, plan.working_set)
+
+    def run() -> Tensor:
+        return next(layers)(work.x)
+
+    def check() -> Verdict:
+        return checks.linear_4bit(
+            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
+        )
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
+    """`kq_functional.quantize_4bit`."""
+    copies = work.copies(plan)
+    blocksize = work.state.blocksize
+
+    def run() -> tuple[Tensor, kq.QuantState]:
+        each = next(copies)
+        if work.reuse:
+            return kq.quantize_4bit(each.source, each.state.absmax, each.codes, blocksize)
+        return kq.quantize_4bit(each.source, blocksize=blocksize)
+
+    def check() -> Verdict:
+        codes, state = run()
+        return checks.quantized_4bit(work.source, codes, state.absmax, blocksize)
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def dequantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
+    """`kq_functional.dequantize_4bit`."""
+    copies = work.copies(plan)
+
+    def run() -> Tensor:
+        each = next(copies)
+        return kq.dequantize_4bit(each.codes, each.state, out=each.source if work.reuse else None)
+
+    def check() -> Verdict:
+        return checks.dequantized_4bit(
+            work.codes, work.state.absmax, run(), work.state.blocksize
+        )
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def quantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
+    """`kq_functional.quantize_blockwise`."""
+    copies = work.copies(plan)
+    code, blocksize = work.state.code, work.state.blocksize
+
+    def run() -> tuple[Tensor, kq.QuantState]:
+        each = next(copies)
+        if work.reuse:
+            absmax = each.state.absmax
+            return kq.quantize_blockwise(each.source, code, absmax, each.codes, blocksize)
+        return kq.quantize_blockwise(each.source, code, blocksize=blocksize)
+
+    def check() -> Verdict:
+        codes, state = run()
+        return checks.quantized_blockwise(work.source, code, codes, state.absmax, blocksize)
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def dequantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
+    """`kq_functional.dequantize_blockwise`."""
+    copies = work.copies(plan)
+
+    def run() -> Tensor:
+        each = next(copies)
+        out = each.source if work.reuse else None
+        return kq.dequantize_blockwise(each.codes, each.state, out=out)
+
+    def check() -> Verdict:
+        state = work.state
+        return checks.dequantized_blockwise(
+            work.codes, state.code, state.absmax, run(), state.blocksize
+        )
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`kq_optim.AdamW8bit`."""
+    maps = kq.create_dynamic_map(signed=True), kq.create_dynamic_map(signed=False)
+
+    def contender(isa: str) -> Contender:
+        param = work.parameter()
+        return optimizing.contender(
+            work,
+            f"{FAMILY} {isa}",
+            kq_optim.AdamW8bit([param], **work.options),
+            param,
+            partial(optimizing.coded_moments, maps=maps),
+            path="AdamW8bit",
+            prepare=partial(kq_kernels.set_isa, isa),
+        )
+
+    return [contender(isa) for isa in plan.isas]

@@ -1,0 +1,158 @@
+"""What is to be done: operands that all contenders of a row share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import kq_functional as kq
+import torch
+from kq_conformance.reference import Hyper
+from torch import Tensor, nn
+
+from benchmarks.data import dtype_name, gaussian, nbytes, rotate
+from benchmarks.plan import Plan
+
+BLOCKSIZE_4BIT = 64
+BLOCKSIZE_8BIT = 256
+WEIGHT_SCALE = 0.02  # standard deviation, that of language models' linear layers
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x Wᵀ with W in NF4, blocks of 64, float32 scales.
+
+    Attributes:
+        x: [M, K], float32 or bfloat16.
+        packed: uint8 [N, K/2].
+        state: how `packed` maps to W.
+    """
+
+    x: Tensor
+    packed: Tensor
+    state: kq.QuantState
+
+    @classmethod
+    def make(cls, M: int, N: int, K: int, dtype: torch.dtype, plan: Plan) -> Linear:
+        """Random operands."""
+        weight = gaussian(plan.size(N), plan.size(K), scale=WEIGHT_SCALE)
+        packed, state = kq.quantize_4bit(weight, blocksize=BLOCKSIZE_4BIT)
+        return cls(gaussian(M, plan.size(K), dtype=dtype), packed, state)
+
+    def copy(self) -> Linear:
+        """The same weight in other memory; x, which is small and was just computed, is shared."""
+        state = replace(self.state, absmax=self.state.absmax.clone())
+        return replace(self, packed=self.packed.clone(), state=state)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of the quantized weight."""
+        return nbytes(self.packed, self.state.absmax)
+
+    @property
+    def flops(self) -> int:
+        """A multiplication and an addition for each product."""
+        return 2 * len(self.x) * self.state.shape.numel()
+
+    def __str__(self) -> str:
+        N, K = self.state.shape
+        return f"M = {len(self.x)}, {N}×{K}, {dtype_name(self.x.dtype)}"
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Quantize a matrix, or bring it back.
+
+    Attributes:
+        source: float32 or bfloat16, [R, C]; also where decoding writes to if `reuse`.
+        codes: the quantized matrix.
+        state: how `codes` map to values.
+        reuse: whether the result goes to memory that exists, instead of fresh memory.
+    """
+
+    source: Tensor
+    codes: Tensor
+    state: kq.QuantState
+    reuse: bool
+
+    @classmethod
+    def make_4bit(cls, R: int, C: int, dtype: torch.dtype, reuse: bool, plan: Plan) -> Coding:
+        """A random matrix and its NF4 codes in blocks of 64."""
+        source = gaussian(plan.size(R), plan.size(C), dtype=dtype, scale=WEIGHT_SCALE)
+        return cls(source, *kq.quantize_4bit(source, blocksize=BLOCKSIZE_4BIT), reuse)
+
+    @classmethod
+    def make_8bit(cls, R: int, C: int, dtype: torch.dtype, reuse: bool, plan: Plan) -> Coding:
+        """A random matrix and its 8-bit codes (signed dynamic map) in blocks of 256."""
+        source = gaussian(plan.size(R), plan.size(C), dtype=dtype, scale=WEIGHT_SCALE)
+        return cls(source, *kq.quantize_blockwise(source, blocksize=BLOCKSIZE_8BIT), reuse)
+
+    def copies(self, plan: Plan) -> Iterator[Coding]:
+        """The same operands in other memory, in turn."""
+
+        def make() -> Coding:
+            state = replace(self.state, absmax=self.state.absmax.clone())
+            return replace(
+                self, source=self.source.clone(), codes=self.codes.clone(), state=state
+            )
+
+        return rotate(make, self.traffic, plan.working_set)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of the matrix, its codes and its scales: what quantizing or decoding moves."""
+        return nbytes(self.source, self.codes, self.state.absmax)
+
+    def __str__(self) -> str:
+        R, C = self.source.shape
+        output = "reused output" if self.reuse else "fresh output"
+        return f"{R}×{C}, {dtype_name(self.source.dtype)}, {output}"
+
+
+@dataclass(frozen=True)
+class Optimizing:
+    """AdamW on one parameter with a gradient that stays.
+
+    Attributes:
+        param: first value, float32 [R, C].
+        grad: float32 [R, C]; all contenders read the same.
+        hyper: hyperparameters.
+    """
+
+    param: Tensor
+    grad: Tensor
+    hyper: Hyper
+
+    @classmethod
+    def make(cls, R: int, C: int, plan: Plan) -> Optimizing:
+        """Random operands."""
+        shape = plan.size(R), plan.size(C)
+        # Rows in reverse: the generator is seeded alike, and a gradient that is a multiple of its
+        # parameter would be a special case.
+        grad = gaussian(*shape, scale=0.001).flip(0)
+        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, Hyper(weight_decay=0.01))
+
+    def parameter(self) -> nn.Parameter:
+        """A parameter of its own for a contender, with the gradient."""
+        param = nn.Parameter(self.param.clone())
+        param.grad = self.grad
+        return param
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters as optimizers take them."""
+        h = self.hyper
+        return {
+            "lr": h.lr,
+            "betas": (h.beta1, h.beta2),
+            "eps": h.eps,
+            "weight_decay": h.weight_decay,
+        }
+
+    def traffic(self, state_bytes: int) -> int:
+        """Bytes that a step moves: reads gradient, parameter and state, and writes the last two."""
+        return self.grad.nbytes + 2 * (self.param.nbytes + state_bytes)
+
+    def __str__(self) -> str:
+        return f"{self.param.numel() / 1e6:.3g} million parameters, float32"

@@ -1,0 +1,251 @@
+"""The bounds contain what they must, and no more than they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kq_conformance.bounds import (
+    Bits,
+    Enclosure,
+    Interval,
+    Product,
+    Rule,
+    Strictness,
+    WeightForm,
+    accept_codes,
+    accept_decoded,
+    enclose_adam,
+    exact_scales,
+    scale_enclosure,
+    weight_forms,
+)
+from kq_conformance.floats import BFLOAT16, FLOAT32, store
+from kq_conformance.reference import (
+    Hyper,
+    adam,
+    codebook_4bit,
+    codebook_8bit,
+    decode_scales,
+    dynamic_map,
+)
+
+RULE = Rule("test", "statement", "source")
+U = 2.0**-24
+numbers = st.floats(-1e3, 1e3, width=32)
+
+
+def one(*values: float) -> np.ndarray:
+    return np.array(values)
+
+
+class TestInterval:
+    def interval(self, low: float, high: float, expected: float = 1.0) -> Interval:
+        return Interval("out", one(expected), one(low), one(high), RULE)
+
+    def test_inside_and_outside(self):
+        interval = self.interval(0.5, 2.0)
+        assert interval.judge(one(1.5)).tightness == 0.5
+        assert interval.judge(one(0.5)).passed
+        beyond = interval.judge(one(3.0))
+        assert not beyond.passed
+        assert beyond.tightness == 2.0
+        assert beyond.worst.got == 3.0
+
+    def test_nan_only_where_expected(self):
+        assert not self.interval(0.5, 2.0).judge(one(np.nan)).passed
+        damaged = self.interval(np.nan, np.nan, np.nan)
+        assert damaged.judge(one(np.nan)).passed
+        assert not damaged.judge(one(1.0)).passed
+
+    def test_infinities_must_agree(self):
+        interval = self.interval(np.inf, np.inf, np.inf)
+        assert interval.judge(one(np.inf)).passed
+        assert not interval.judge(one(-np.inf)).passed
+        assert not interval.judge(one(1e300)).passed
+
+    def test_exact_answers_have_no_room(self):
+        assert self.interval(1.0, 1.0).judge(one(1.0)).tightness == 0
+        assert self.interval(1.0, 1.0).judge(one(1 + 2e-16)).tightness == np.inf
+
+    def test_sign_of_zero_on_request(self):
+        strict = Interval("out", one(0.0), one(0.0), one(0.0), RULE, signed_zero=True)
+        assert not strict.judge(one(-0.0)).passed
+        assert Interval("out", one(0.0), one(0.0), one(0.0), RULE).judge(one(-0.0)).passed
+
+    def test_empty(self):
+        nothing = np.zeros((0, 3))
+        judgement = Interval("out", nothing, nothing, nothing, RULE).judge(nothing)
+        assert judgement.passed
+        assert judgement.worst is None
+
+
+def test_bits_tell_nan_patterns_apart():
+    expected = store(one(np.nan), "float32")
+    assert Bits("absmax", expected, RULE).judge(expected).passed
+    other = store(one(np.nan), "float32")
+    other.bits[0] |= 1
+    assert not Bits("absmax", expected, RULE).judge(other).passed
+
+
+class TestCodes:
+    even = codebook_8bit((np.arange(256) - 127) / 128)
+
+    def test_exact_allows_one_code(self):
+        accepted = accept_codes("codes", one(1.5 / 128), one(1.0), self.even, Strictness.EXACT)
+        assert accepted.judge(np.array([128], dtype=np.uint8)).passed
+        assert not accepted.judge(np.array([129], dtype=np.uint8)).passed
+
+    @pytest.mark.parametrize(("distance", "allowed"), [(0, True), (3, True), (3.1, False)])
+    def test_margin_is_three_roundings_of_the_midpoint(self, distance, allowed):
+        midpoint = 1.5 / 128
+        x = midpoint * (1 + distance * U)  # the nearest code is the upper one, except in the tie
+        accepted = accept_codes("codes", one(x), one(1.0), self.even, Strictness.MARGIN)
+        lower, upper = (accepted.judge(np.array([c], dtype=np.uint8)) for c in (128, 129))
+        assert upper.passed
+        assert lower.passed is allowed
+        assert lower.figures["ambiguous"] == allowed
+        assert not accepted.judge(np.array([130], dtype=np.uint8)).passed
+
+    def test_margin_lets_equal_values_stand_for_each_other(self):
+        book = codebook_4bit("fp4")
+        for strictness, allowed in ((Strictness.MARGIN, True), (Strictness.EXACT, False)):
+            accepted = accept_codes("codes", one(0.0), one(1.0), book, strictness)
+            assert accepted.judge(np.array([0], dtype=np.uint8)).passed
+            assert accepted.judge(np.array([8], dtype=np.uint8)).passed is allowed
+
+
+class TestDecoding:
+    def test_margin_allows_double_rounding_and_nothing_else(self):
+        # 1 + 2^-8 + 2^-25 lies just above a tie of bfloat16: rounded to float32 first it becomes
+        # the tie, and goes to the even neighbor below.
+        value = 1 + 2.0**-8 + 2.0**-25
+        expected = BFLOAT16.round(FLOAT32.round(one(value)))
+        assert expected == 1.0
+        accepted = accept_decoded(
+            expected, one(value), exact_scales(one(1.0)), "bfloat16", Strictness.MARGIN
+        )
+        assert accepted.judge(one(1 + 2.0**-7)).passed
+        assert accepted.judge(one(1.0)).passed
+        assert not accepted.judge(one(1 - 2.0**-8)).passed
+
+    def test_nested_scales_are_enclosed(self):
+        rng = np.random.default_rng(0)
+        codes = rng.integers(0, 256, (20, 30)).astype(np.uint8)
+        nested = FLOAT32.round(rng.uniform(0.01, 0.1, 3))
+        offset = float(FLOAT32.round(0.2))
+        code = dynamic_map(True).values
+        got = scale_enclosure(codes, nested, code, offset, Strictness.MARGIN)
+        exact = decode_scales(codes, nested, code, offset)
+        fused = FLOAT32.round(code[codes] * np.repeat(nested, 256)[:600].reshape(20, 30) + offset)
+        for way in (exact, fused):
+            assert np.all((got.low <= way) & (way <= got.high))
+        # Two roundings of values below 0.3: nothing wider is granted.
+        assert np.all(got.high - got.low <= 4 * U * 0.3 * 1.001)
+        strict = scale_enclosure(codes, nested, code, offset, Strictness.EXACT)
+        assert np.array_equal(strict.low, exact)
+
+
+class TestEnclosure:
+    @given(a=numbers, b=numbers, c=st.floats(2.0**-20, 1e3, width=32))
+    def test_contains_float32_arithmetic(self, a, b, c):
+        A, B, C = (Enclosure.of(one(float(each))) for each in (a, b, c))
+        x, y, z = np.float32(a), np.float32(b), np.float32(c)
+        for enclosure, value in (
+            ((A * B).rounded(), x * y),
+            ((A + B).rounded(), x + y),
+            ((A - B).rounded(), x - y),
+            (A.over(C).rounded(), x / z),
+            (C.root().rounded(), np.sqrt(z)),
+            (A.squared().rounded(), x * x),
+            (((A * B).rounded() - C).rounded(), x * y - z),
+        ):
+            assert enclosure.low[0] <= float(value) <= enclosure.high[0]
+
+    def test_rounded_is_no_wider_than_it_says(self):
+        wide = Enclosure.of(one(1.0)).rounded(3)
+        assert 3 * U <= wide.high[0] - 1 <= 3 * U * (1 + 2.0**-19)
+
+    def test_squares_across_zero_start_at_zero(self):
+        squared = Enclosure(one(-2.0), one(1.0)).squared()
+        assert (squared.low[0], squared.high[0]) == (0.0, 4.0)
+
+
+class TestLinear:
+    def product(self, dtype: str, bias: bool) -> tuple[Product, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(4)
+        x = FLOAT32.round(rng.normal(size=(4, 50))) if dtype == "float32" else None
+        x = BFLOAT16.round(rng.normal(size=(4, 50))) if x is None else x
+        values = codebook_4bit("nf4").values[rng.integers(0, 16, (6, 50))]
+        scales = exact_scales(np.full((6, 50), 0.125))
+        forms = [
+            WeightForm(f.name, f.value.T, f.radius.T) for f in weight_forms(values, scales, dtype)
+        ]
+        b = BFLOAT16.round(rng.normal(size=6)) if bias else None
+        return Product(x, forms, b, dtype), x, values * 0.125
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_float32_in_either_order_passes(self, bias):
+        product, x, w = self.product("float32", bias)
+        products = (x[:, None, :] * w[None]).astype(np.float32)
+        for order in (slice(None), slice(None, None, -1)):
+            y = np.cumsum(products[..., order], axis=2, dtype=np.float32)[..., -1]
+            y = y if product.bias is None else y + product.bias.astype(np.float32)
+            judgement = product.judge(y.astype(np.float64))
+            assert judgement.passed
+            assert judgement.figures["statistical"] < 1
+
+    def test_each_form_of_the_weights_is_recognized(self):
+        product, x, _ = self.product("bfloat16", bias=False)
+        names = []
+        for form in product.forms:
+            judgement = product.judge(BFLOAT16.round(x @ form.value))
+            assert judgement.passed
+            names.append(judgement.rule.name)
+        assert names[1] == "linear, weights as bfloat16"
+
+    def test_one_wrong_product_fails(self):
+        product, x, w = self.product("float32", bias=False)
+        y = x @ w.T
+        assert product.judge(y).passed
+        y[2, 3] += x[2, 0] * w[3, 0] * 1e-2
+        judgement = product.judge(y)
+        assert judgement.violations == 1
+        assert judgement.worst.place == (2, 3)
+
+
+class TestOptimizer:
+    @pytest.mark.parametrize("decoupled", [True, False])
+    @pytest.mark.parametrize("form", ["folded", "textbook"])
+    def test_both_ways_to_write_adam_are_enclosed(self, decoupled, form):
+        rng = np.random.default_rng(5)
+        f = np.float32
+        p, g, m = (rng.normal(size=2000).astype(f) for _ in range(3))
+        v = (m**2 + rng.uniform(0, 1, 2000)).astype(f)
+        hyper = Hyper(lr=1e-2, weight_decay=0.1, decoupled=decoupled)
+        doubles = [each.astype(np.float64) for each in (p, g, m, v)]
+        enclosed = [Enclosure.of(each) for each in doubles[2:]]
+        bound = enclose_adam(*doubles[:2], *enclosed, 7, hyper)
+
+        q = p * f(1 - 1e-3) if decoupled else p
+        h = g if decoupled else g + f(0.1) * p
+        new_m = f(0.9) * m + f(1 - 0.9) * h
+        new_v = f(0.999) * v + f(1 - 0.999) * h * h
+        c1, c2 = 1 - 0.9**7, np.sqrt(1 - 0.999**7)
+        if form == "folded":
+            new_p = q - f(1e-2 * c2 / c1) * (new_m / (np.sqrt(new_v) + f(1e-8 * c2)))
+        else:
+            new_p = q - f(1e-2) * (new_m / f(c1)) / (np.sqrt(new_v) / f(c2) + f(1e-8))
+        for got, exact, allowed in zip(
+            (new_p, new_m, new_v),
+            adam(*doubles, 7, hyper),
+            (bound.p, bound.m, bound.v),
+            strict=True,
+        ):
+            assert np.all((allowed.low <= exact) & (exact <= allowed.high))
+            assert np.all((allowed.low <= got) & (got <= allowed.high))
+
+    def test_bound_is_a_few_roundings_wide(self):
+        p, g, m, v = (np.array([each]) for each in (1.0, 0.5, 0.25, 0.25))
+        bound = enclose_adam(p, g, Enclosure.of(m), Enclosure.of(v), 10, Hyper())
+        # p moves by about 1e-3: its error is one rounding of p and about 15 of the update.
+        assert bound.p.high[0] - bound.p.low[0] <= 2 * U * (1 + 20 * 1e-3)

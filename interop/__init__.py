@@ -1,0 +1,1 @@
+"""Comparison with bitsandbytes on real weights: `uv run nox -s interop`."""
