@@ -1,7 +1,7 @@
 """Everything that can be run here: `uv run nox -l` lists it.
 
-All sessions share the workspace's own environment (`.venv`), which `uv sync` brings up to date first;
-only `build` makes empty environments, because that is what it is about.
+All sessions share the workspace's own environment (`.venv`), which `uv sync` brings up to date
+first; only `build` makes empty environments, because that is what it is about.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Unit tests of every package (without those marked slow), and of the repository's structure."""
+    """Unit tests of every package, without those marked slow, and of the repository."""
     sync(session)
     session.run("pytest", "-m", "not slow", *session.posargs, external=True)
 
@@ -94,7 +94,7 @@ def lint(session: nox.Session) -> None:
     sync(session)
     session.run("ruff", "check", ".", external=True)
     session.run("ruff", "format", "--check", ".", external=True)
-    sources = [str(p) for ending in ("h", "cpp") for p in sorted(ROOT.glob(f"packages/*/csrc/**/*.{ending}"))]
+    sources = sorted(map(str, ROOT.glob("packages/*/csrc/**/*.[hc]*")))
     session.run("clang-format", "--dry-run", "--Werror", *sources, external=True)
 
 
@@ -109,7 +109,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The conformance suite, profile `core`, on every backend and instruction set of this machine."""
+    """The conformance suite, profile core, on every backend and instruction set here."""
     sync(session)
     reports = BUILD / "conformance"
     reports.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Bytes and values against bitsandbytes on real weights. Downloads two models; takes minutes."""
+    """Bytes, values and training against bitsandbytes on real models; takes long."""
     sync(session, "demo", "interop")
     session.run("pytest", "interop", "--rootdir=.", *session.posargs, external=True)
 
@@ -144,19 +144,24 @@ def docs(session: nox.Session) -> None:
     sync(session)
     pages = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
     pages += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("packages/*/README.md"))
-    session.run("pytest", "--markdown-docs", "-m", "markdown-docs", *pages, "conformance/README.md", external=True)
+    pages += ["conformance/README.md"]
+    session.run("pytest", "--markdown-docs", "-m", "markdown-docs", *pages, external=True)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Wheel and sdist of every package, each installed into an empty environment and tried there."""
+    """Wheel and sdist of every package, each tried in an empty environment."""
     dist = BUILD / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     for package in PACKAGES:
-        session.run("uv", "build", "--quiet", "--package", package, "--out-dir", str(dist), external=True)
+        session.run(
+            "uv", "build", "--quiet", "--package", package, "--out-dir", str(dist), external=True
+        )
     for wheel in dist.glob("kq_kernels-*.whl"):
         if wheel.stat().st_size > MAX_KERNELS_WHEEL:
-            session.error(f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MAX_KERNELS_WHEEL}")
+            session.error(
+                f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MAX_KERNELS_WHEEL}"
+            )
     for package in PACKAGES:
         for ending in (".whl", ".tar.gz"):
             install_and_try(session, package, dist, ending)
@@ -167,9 +172,13 @@ def install_and_try(session: nox.Session, package: str, dist: Path, ending: str)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     archives = [next(dist.glob(f"{name.replace('-', '_')}-*{ending}")) for name in NEEDS[package]]
     session.log(f"{package}: {archives[-1].name}")
-    session.run("uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True)
     session.run(
-        *("uv", "pip", "install", "--quiet", "--python", str(python)), *map(str, archives), external=True
+        "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
+    )
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", str(python)),
+        *map(str, archives),
+        external=True,
     )
     session.run(str(python), "-c", SMOKE[package], env={"PYTHONPATH": ""}, external=True)
     shutil.rmtree(environment)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from demo import assets
 from safetensors.torch import load_file
 
+from demo import assets
 from interop.paths import CACHE, REPORT
 
 

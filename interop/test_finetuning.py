@@ -1,8 +1,8 @@
 """The same recipe on kq and on bitsandbytes + PEFT: the two loss curves run together.
 
-Same model, text, order of rows, first adapter values and learning rates; NF4 with double quantization and
-AdamW with 8-bit states on both sides. The yardstick for "together" is how far the curve moves when
-nothing but the adapters' first values changes.
+Same model, text, order of rows, first adapter values and learning rates; NF4 with double
+quantization and AdamW with 8-bit states on both sides. The yardstick for "together" is how far the
+curve moves when nothing but the adapters' first values changes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import json
 from collections.abc import Callable
 
 import bitsandbytes
-import kq_hf
-import kq_nn
-import kq_optim
 import matplotlib
 import torch
-from demo import assets
-from kq_hf.text import token_rows
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+import kq_hf
+import kq_nn
+import kq_optim
+from demo import assets
 from interop.paths import CACHE, REPORT
+from kq_hf.text import token_rows
 
 matplotlib.use("Agg")
 RECIPE = kq_hf.Finetuning(rank=8, alpha=16, steps=40, batch_size=4, lr=1e-3)

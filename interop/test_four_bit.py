@@ -1,12 +1,12 @@
-"""4-bit codes, scales and values equal those of bitsandbytes' CPU path, byte for byte, on real weights.
+"""4-bit codes, scales and values equal those of bitsandbytes, byte for byte, on real weights.
 
-Where they do not, bitsandbytes departs from the definition, and the test proves that before it counts
-the difference (docs/INTEROP.md explains each):
+Where they do not, bitsandbytes departs from the definition, and the test proves that before it
+counts the difference (docs/INTEROP.md explains each):
 
-* it compares a rounded quotient with a rounded midpoint, so a value whose ratio to absmax lies within
-  an ulp above a midpoint can get the farther code;
-* its 8-bit quantizer, used for double quantization, looks codes up in a table of 65,536 bins instead of
-  finding the nearest one;
+* it compares a rounded quotient with a rounded midpoint, so a value whose ratio to absmax lies
+  within an ulp above a midpoint can get the farther code;
+* its 8-bit quantizer, used for double quantization, looks codes up in a table of 65,536 bins
+  instead of finding the nearest one;
 * its AVX-512 decoder takes the wrong scale where a row is not a whole number of blocks;
 * the mean of the scales depends on the number of threads in its case (never in ours), so that it is
   compared with one thread.
@@ -19,15 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import bitsandbytes.functional as bnb
-import kq_functional as kq
 import pytest
 import torch
 from torch import Tensor
 
+import kq_functional as kq
+
 BLOCKSIZES = [32, 64, 128, 256, 512, 1024, 2048, 4096]
 
 
-# torch splits a sum of more numbers than this over its threads, which changes the mean of the scales.
+# torch splits longer sums over its threads, which changes the mean of the scales.
 SERIAL_SUM = 32768
 
 
@@ -132,8 +133,8 @@ def test_codes_and_scales(weights, report, quant_type, blocksize) -> None:
 def test_double_quantization(weights, report, quant_type, blocksize) -> None:
     count: Counter[str] = Counter()
     for name, weight in weights.items():
-        theirs, their_state = quantize_bnb(weight, blocksize, quant_type, nested=True)
-        ours, state = kq.quantize_4bit(
+        _, their_state = quantize_bnb(weight, blocksize, quant_type, nested=True)
+        _, state = kq.quantize_4bit(
             weight,
             blocksize=blocksize,
             quant_type=quant_type,
@@ -171,7 +172,7 @@ def wrong_scales(weight: Tensor, blocksize: int) -> bool:
 @pytest.mark.parametrize("blocksize", BLOCKSIZES)
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 def test_decoded_values(weights, report, quant_type, blocksize, nested) -> None:
-    """From bitsandbytes' own codes and scales; every element by the definition, and equal to theirs."""
+    """From bitsandbytes' codes and scales: by the definition, and equal to its values."""
     count: Counter[str] = Counter()
     for name, weight in weights.items():
         packed, their_state = quantize_bnb(weight, blocksize, quant_type, nested)

@@ -1,7 +1,7 @@
 """A quantized model predicts what a dense model with the decoded weights predicts.
 
-What remains between the two is the rounding of the computation: kq multiplies with float32 codes times
-scales, the dense model with weights rounded to its dtype.
+What remains between the two is the rounding of the computation: kq multiplies with float32 codes
+times scales, the dense model with weights rounded to its dtype.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 import math
 
-import kq_hf
-import kq_nn
 import pytest
 import torch
-from demo import assets
-from kq_hf.text import token_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import kq_hf
+import kq_nn
+from demo import assets
 from interop.paths import CACHE
+from kq_hf.text import token_rows
 
 TOKENS, WINDOW = 2048, 512
 
@@ -46,7 +46,8 @@ def test_perplexity_equals_that_of_the_decoded_weights(report, dtype) -> None:
         "dense with the decoded weights": decoded.perplexity,
         "difference of the loss in nats per token": difference,
     }
-    # The mean of n losses whose roundings are independent, each of a logit's size (up to 2^5) and
-    # u = 2^-24 or 2^-8 relative, amplified by the depth: 60 residual additions, each within sqrt(60) u.
+    # The mean of n losses whose roundings are independent, each of a logit's size (up to 2^5) and u
+    # = 2^-24 or 2^-8 relative, amplified by the depth: 60 residual additions, each within sqrt(60)
+    # u.
     unit = 2.0**-24 if dtype == torch.float32 else 2.0**-8
     assert abs(difference) <= 32 * math.sqrt(60) * unit / math.sqrt(rows.numel())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ PACKAGES = {
     "kq_optim": ("packages/kq-optim", {"torch", "kq_functional"}),
     "kq_hf": (
         "packages/kq-hf",
-        {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_kernels"}
+        {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_cli"}
         | {"transformers", "peft", "accelerate", "safetensors", "typer", "rich"},
     ),
     "kq_conformance": ("conformance", {"numpy", "torch", "typer", "rich"}),
@@ -65,6 +66,7 @@ def test_the_reference_knows_numpy_alone() -> None:
         assert imported(file) - STANDARD <= {"numpy", "kq_conformance"}, file
 
 
+@cache
 def loaded_by(statement: str) -> set[str]:
     """Top-level modules in a fresh interpreter after a statement."""
     code = f"{statement}\nimport sys\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
@@ -72,7 +74,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("name", ["kq_kernels", "kq_functional", "kq_nn", "kq_optim", "kq_conformance"])
+@pytest.mark.parametrize(
+    "name", ["kq_kernels", "kq_functional", "kq_nn", "kq_optim", "kq_conformance"]
+)
 def test_importing_pulls_in_nothing_unexpected(name: str) -> None:
     by_torch = loaded_by("import torch") if name not in ("kq_kernels", "kq_conformance") else set()
     extra = loaded_by(f"import {name}") - by_torch

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from kq_conformance.cases import Mode, Profile, select
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw

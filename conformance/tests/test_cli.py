@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
+
 from kq_conformance import __version__
 from kq_conformance.cli import app
-from typer.testing import CliRunner
 
 NUMPY = "kq_conformance.numpy_backend:backend"
 SELECTION = "dequantize_4bit/nf4/b64/*/all-codes"

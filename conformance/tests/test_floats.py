@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kq_conformance.floats import BFLOAT16, FLOAT16, FLOAT32, FORMATS, store, values_of
 
 NATIVE = {"float32": np.float32, "float16": np.float16}

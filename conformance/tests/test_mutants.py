@@ -1,6 +1,7 @@
 """Every mutant is caught by the case that names it; the healthy backend passes that case."""
 
 import pytest
+
 from kq_conformance.adapter import Adapter
 from kq_conformance.bounds import Strictness
 from kq_conformance.cases import Case, Profile, select

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kq_conformance import reference
 from kq_conformance.floats import FLOAT32, FORMATS
 from kq_conformance.reference import Hyper, codebook_4bit, codebook_8bit, dynamic_map

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from kq_conformance.adapter import Adapter
 from kq_conformance.bounds import Strictness
 from kq_conformance.cases import Demand, Profile, select

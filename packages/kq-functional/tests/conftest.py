@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import kq_functional as kq
 import pytest
+
+import kq_functional as kq
 from kq_functional import registry, selection
 
 RECORDS = {record.name: record for record in kq.backends()}

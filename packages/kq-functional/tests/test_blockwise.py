@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import kq_functional as kq
 import pytest
 import torch
+
+import kq_functional as kq
 from kq_functional.backends import _torch_codes
 
 pytestmark = pytest.mark.usefixtures("backend")

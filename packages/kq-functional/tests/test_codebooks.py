@@ -6,9 +6,10 @@ import hashlib
 from fractions import Fraction
 from itertools import pairwise
 
-import kq_functional as kq
 import pytest
 import torch
+
+import kq_functional as kq
 from kq_functional.codebooks import shared_table
 
 NF4 = (

@@ -6,11 +6,13 @@ import math
 from fractions import Fraction
 from itertools import pairwise
 
-import kq_functional as kq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import kq_functional as kq
+from kq_functional.backends._torch_codes import encoding_device
 
 QUANT_TYPES = ["nf4", "fp4"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -238,30 +240,6 @@ def test_blockwise_zero_and_damaged_blocks() -> None:
 CODE = [Fraction(v) for v in kq.create_dynamic_map().tolist()]
 
 
-@pytest.mark.skipif(
-    {r.name: r.status for r in kq.backends()}["native"] != "loaded",
-    reason="compares the native backend with the torch backend",
-)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("quant_type", QUANT_TYPES)
-@pytest.mark.parametrize(
-    ("shape", "blocksize"), [((37, 129), 64), ((8, 1024), 128), ((3, 5000), 4096), ((9000,), 32)]
-)
-def test_native_and_torch_agree(
-    dtype: torch.dtype, nested: bool, quant_type: str, shape: tuple[int, ...], blocksize: int
-) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    results = []
-    for name in ("torch", "native"):
-        with kq.use_backend(name):
-            packed, state = kq.quantize_4bit(
-                x, blocksize=blocksize, quant_type=quant_type, compress_statistics=nested
-            )
-            decoded = kq.dequantize_4bit(packed, state)
-            codes, state8 = kq.quantize_blockwise(x, blocksize=blocksize, nested=nested)
-            decoded8 = kq.dequantize_blockwise(codes, state8)
-            scales = [t for s in (state, state8) for t in s.scales if t is not None]
-            results.append([packed, decoded, codes, decoded8, *scales])
-    for torch_result, native_result in zip(*results, strict=True):
-        assert torch.equal(torch_result, native_result)
+def test_devices_without_float64_encode_on_the_cpu() -> None:
+    assert encoding_device(torch.device("mps")) == torch.device("cpu")
+    assert encoding_device(torch.device("cuda:1")) == torch.device("cuda:1")

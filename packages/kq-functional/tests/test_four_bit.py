@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import kq_functional as kq
 import pytest
 import torch
+
+import kq_functional as kq
 from kq_functional.backends import _torch_codes
 from kq_functional.ops.mean import cascade_mean
 

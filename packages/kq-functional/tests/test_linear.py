@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import kq_functional as kq
 import pytest
 import torch
 from torch.nn.functional import linear
+
+import kq_functional as kq
 
 pytestmark = pytest.mark.usefixtures("backend")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from kq_functional.ops.mean import cascade_mean
 
 SIZES = [*range(1, 140), 255, 256, 1000, 4096, 13_824, 27_648, 32_768, 40_003, 262_144, 884_736]

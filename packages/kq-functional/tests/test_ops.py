@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import kq_functional as kq
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+import kq_functional as kq
 
 ops = torch.ops.kq
 CODE = kq.create_dynamic_map()

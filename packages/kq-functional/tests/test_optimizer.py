@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import kq_functional as kq
 import pytest
 import torch
-from kq_functional.backends import _torch_optimizer
 from torch import Tensor
+
+import kq_functional as kq
+from kq_functional.backends import _torch_optimizer
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}

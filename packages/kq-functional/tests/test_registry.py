@@ -10,9 +10,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
-import kq_functional as kq
 import pytest
 import torch
+
+import kq_functional as kq
 from kq_functional import registry
 from kq_functional.backends import native
 from kq_functional.backends.torch import TorchBackend

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pickle
 from dataclasses import FrozenInstanceError, replace
 
-import kq_functional as kq
 import pytest
 import torch
+
+import kq_functional as kq
 
 CODES, STATE = kq.quantize_4bit(torch.ones(3, 70))
 _, NESTED = kq.quantize_4bit(torch.ones(3, 70), compress_statistics=True)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
 from kq_hf import KqConfig, coverage, inspect_checkpoint, quantize_checkpoint
 from kq_hf.checkpoint import load_model, load_tokenizer, model_folder
 from kq_hf.files import new_folder, replaced_file
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 
 def test_quantized_folder_has_all_that_goes_with_the_model(llama: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner, Result
+
 from kq_cli import doctor as doctor_module
 from kq_cli.app import app
 from kq_cli.reporting import size
 from kq_hf import inspect_checkpoint
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from typer.testing import CliRunner, Result
 
 
 def kq(*arguments: object) -> Result:

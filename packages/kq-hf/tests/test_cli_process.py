@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from kq_cli.app import app
 from typer.testing import CliRunner
+
+from kq_cli.app import app
 
 KQ = [sys.executable, "-m", "kq_cli"]
 

@@ -1,6 +1,7 @@
 import pytest
-from kq_hf import KqConfig
 from transformers.quantizers.auto import AutoQuantizationConfig
+
+from kq_hf import KqConfig
 
 
 def test_survives_its_own_json() -> None:

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kq_hf import FinetuneResult, Finetuning, finetune
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from kq_hf import FinetuneResult, Finetuning, finetune
 
 SETTINGS = Finetuning(steps=12, batch_size=2, lr=1e-2, dropout=0.1, rank=4)
 

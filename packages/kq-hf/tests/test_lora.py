@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kq_hf import KqConfig, lora, prepare_for_training
-from kq_nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners import lora as peft_lora
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from kq_hf import KqConfig, lora, prepare_for_training
+from kq_nn import Linear4bit
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
 from kq_hf import perplexity
 from kq_hf.generation import continue_prompt
 from kq_hf.text import read_text, token_rows
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def test_equals_the_definition(llama: Path, ids: torch.Tensor) -> None:

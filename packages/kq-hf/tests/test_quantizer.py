@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kq_hf import KqConfig, KqQuantizer, coverage
-from kq_nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaForCausalLM
+
+from kq_hf import KqConfig, KqQuantizer, coverage
+from kq_nn import Linear4bit
 
 
 def load(folder: Path, config: KqConfig | dict[str, object] | None = None, **options: object):

@@ -1,11 +1,12 @@
 from pathlib import Path
 
-import kq_optim
 import pytest
 import torch
-from kq_hf import OPTIMIZERS, lora, optimizer_cls_and_kwargs, prepare_for_training
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+
+import kq_optim
+from kq_hf import OPTIMIZERS, lora, optimizer_cls_and_kwargs, prepare_for_training
 
 
 def trainer(quantized: Path, folder: Path, steps: int) -> Trainer:

@@ -46,7 +46,8 @@ Array from_tuple(nb::tuple t, const char* name) {
     uint64_t address = 0;
     std::string dtype;
     Array out;
-    if (t.size() != 3 || !nb::try_cast(t[0], address) || !nb::try_cast(t[1], out.size) || !nb::try_cast(t[2], dtype)) {
+    if (t.size() != 3 || !nb::try_cast(t[0], address) || !nb::try_cast(t[1], out.size) ||
+        !nb::try_cast(t[2], dtype)) {
         type_error(std::string(name) + ": a tuple must be (address, size, dtype name)");
     }
     if (out.size < 0) value_error(std::string(name) + ": size " + std::to_string(out.size) + " is negative");
@@ -60,9 +61,10 @@ Array from_object(nb::handle object, const char* name, Access access) {
     Array out;
     nb::ndarray<nb::c_contig, nb::device::cpu, nb::ro> readable;
     if (!nb::try_cast(object, readable, false)) {
-        type_error(std::string(name) +
-                   ": expected a row-major contiguous array in CPU memory, or (address, size, dtype name), got " +
-                   nb::type_name(object.type()).c_str());
+        type_error(
+            std::string(name) +
+            ": expected a row-major contiguous array in CPU memory, or (address, size, dtype name), got " +
+            nb::type_name(object.type()).c_str());
     }
     nb::ndarray<nb::c_contig, nb::device::cpu> writable;
     if (access == Access::write && !nb::try_cast(object, writable, false)) {

@@ -51,8 +51,8 @@ struct ScaleArrays {
     Array absmax, nested_absmax, nested_code, offset;
     Scales scales;
 };
-ScaleArrays scales(const Geometry& geometry, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
-                   nb::handle offset);
+ScaleArrays scales(const Geometry& geometry, nb::handle absmax, nb::handle nested_absmax,
+                   nb::handle nested_code, nb::handle offset);
 
 // 256 finite values in ascending order.
 Codebook8 codebook(const Array& values, const char* name);

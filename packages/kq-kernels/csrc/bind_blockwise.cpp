@@ -19,8 +19,8 @@ void run_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args,
     parallel_ranges(blocks, count, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
 }
 
-void quantize_4bit(nb::handle x, nb::handle codes, nb::handle absmax, int64_t rows, int64_t cols, int64_t blocksize,
-                   const std::string& type, int64_t threads) {
+void quantize_4bit(nb::handle x, nb::handle codes, nb::handle absmax, int64_t rows, int64_t cols,
+                   int64_t blocksize, const std::string& type, int64_t threads) {
     const Geometry g = geometry_4bit(rows, cols, blocksize);
     const Array in = array(x, "x", Access::read, kFloats, rows * cols);
     const Array out = array(codes, "codes", Access::write, {DType::uint8}, rows * g.bytes_per_row());
@@ -31,14 +31,14 @@ void quantize_4bit(nb::handle x, nb::handle codes, nb::handle absmax, int64_t ro
 }
 
 void dequantize_4bit(nb::handle codes, nb::handle absmax, nb::handle out, int64_t rows, int64_t cols,
-                     int64_t blocksize, const std::string& type, nb::handle nested_absmax, nb::handle nested_code,
-                     nb::handle offset, int64_t threads) {
+                     int64_t blocksize, const std::string& type, nb::handle nested_absmax,
+                     nb::handle nested_code, nb::handle offset, int64_t threads) {
     const Geometry g = geometry_4bit(rows, cols, blocksize);
     const Array in = array(codes, "codes", Access::read, {DType::uint8}, rows * g.bytes_per_row());
     const ScaleArrays scale = scales(g, absmax, nested_absmax, nested_code, offset);
     const Array result = array(out, "out", Access::write, kFloats, rows * cols);
-    const Dequantize4Args args{in.as<const uint8_t>(), scale.scales, result.data,
-                               result.dtype,           g,            &codebook_4bit(quant_type(type))};
+    const Dequantize4Args args{in.as<const uint8_t>(),          scale.scales, result.data, result.dtype, g,
+                               &codebook_4bit(quant_type(type))};
     run_blocks(kernels().dequantize_4bit, args, thread_argument(threads));
 }
 
@@ -60,8 +60,8 @@ void dequantize_blockwise(nb::handle codes, nb::handle code, nb::handle absmax, 
     const Array values = array(code, "code", Access::read, {DType::float32}, 256);
     const Array scale = array(absmax, "absmax", Access::read, {DType::float32}, g.blocks());
     const Array result = array(out, "out", Access::write, kFloats, rows * cols);
-    const Dequantize8Args args{
-        in.as<const uint8_t>(), scale.as<const float>(), result.data, result.dtype, g, values.as<const float>()};
+    const Dequantize8Args args{in.as<const uint8_t>(),  scale.as<const float>(), result.data, result.dtype, g,
+                               values.as<const float>()};
     run_blocks(kernels().dequantize_blockwise, args, thread_argument(threads));
 }
 
@@ -71,11 +71,11 @@ void bind_blockwise(nb::module_& m) {
     using namespace nb::literals;
     m.def("quantize_4bit", &quantize_4bit, "x"_a, "codes"_a, "absmax"_a, "rows"_a, "cols"_a, "blocksize"_a,
           "quant_type"_a, "threads"_a = 0);
-    m.def("dequantize_4bit", &dequantize_4bit, "codes"_a, "absmax"_a, "out"_a, "rows"_a, "cols"_a, "blocksize"_a,
-          "quant_type"_a, "nested_absmax"_a = nb::none(), "nested_code"_a = nb::none(), "offset"_a = nb::none(),
-          "threads"_a = 0);
-    m.def("quantize_blockwise", &quantize_blockwise, "x"_a, "code"_a, "codes"_a, "absmax"_a, "rows"_a, "cols"_a,
-          "blocksize"_a, "threads"_a = 0);
+    m.def("dequantize_4bit", &dequantize_4bit, "codes"_a, "absmax"_a, "out"_a, "rows"_a, "cols"_a,
+          "blocksize"_a, "quant_type"_a, "nested_absmax"_a = nb::none(), "nested_code"_a = nb::none(),
+          "offset"_a = nb::none(), "threads"_a = 0);
+    m.def("quantize_blockwise", &quantize_blockwise, "x"_a, "code"_a, "codes"_a, "absmax"_a, "rows"_a,
+          "cols"_a, "blocksize"_a, "threads"_a = 0);
     m.def("dequantize_blockwise", &dequantize_blockwise, "codes"_a, "code"_a, "absmax"_a, "out"_a, "rows"_a,
           "cols"_a, "blocksize"_a, "threads"_a = 0);
 }

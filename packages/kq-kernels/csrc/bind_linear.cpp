@@ -9,14 +9,15 @@ namespace {
 int64_t product(int64_t a, int64_t b, const char* names) {
     int64_t size;
     if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &size)) {
-        throw nb::value_error((std::string(names) + ": expected sizes >= 0 with a product below 2^63").c_str());
+        throw nb::value_error(
+            (std::string(names) + ": expected sizes >= 0 with a product below 2^63").c_str());
     }
     return size;
 }
 
-void linear_4bit_call(nb::handle x, nb::handle codes, nb::handle absmax, nb::handle bias, nb::handle out, int64_t m,
-                      int64_t n, int64_t k, int64_t blocksize, const std::string& type, nb::handle nested_absmax,
-                      nb::handle nested_code, nb::handle offset, int64_t threads) {
+void linear_4bit_call(nb::handle x, nb::handle codes, nb::handle absmax, nb::handle bias, nb::handle out,
+                      int64_t m, int64_t n, int64_t k, int64_t blocksize, const std::string& type,
+                      nb::handle nested_absmax, nb::handle nested_code, nb::handle offset, int64_t threads) {
     const Geometry g = geometry_4bit(n, k, blocksize);
     const Array in = array(x, "x", Access::read, kFloats, product(m, k, "m, k"));
     const Array weight = array(codes, "codes", Access::read, {DType::uint8}, n * g.bytes_per_row());
@@ -30,8 +31,8 @@ void linear_4bit_call(nb::handle x, nb::handle codes, nb::handle absmax, nb::han
     linear_4bit(problem);
 }
 
-void linear_4bit_backward_call(nb::handle grad, nb::handle codes, nb::handle absmax, nb::handle out, int64_t m,
-                               int64_t n, int64_t k, int64_t blocksize, const std::string& type,
+void linear_4bit_backward_call(nb::handle grad, nb::handle codes, nb::handle absmax, nb::handle out,
+                               int64_t m, int64_t n, int64_t k, int64_t blocksize, const std::string& type,
                                nb::handle nested_absmax, nb::handle nested_code, nb::handle offset,
                                int64_t threads) {
     const Geometry g = geometry_4bit(n, k, blocksize);
@@ -49,9 +50,9 @@ void linear_4bit_backward_call(nb::handle grad, nb::handle codes, nb::handle abs
 
 void bind_linear(nb::module_& m) {
     using namespace nb::literals;
-    m.def("linear_4bit", &linear_4bit_call, "x"_a, "codes"_a, "absmax"_a, "bias"_a.none(), "out"_a, "m"_a, "n"_a,
-          "k"_a, "blocksize"_a, "quant_type"_a, "nested_absmax"_a = nb::none(), "nested_code"_a = nb::none(),
-          "offset"_a = nb::none(), "threads"_a = 0);
+    m.def("linear_4bit", &linear_4bit_call, "x"_a, "codes"_a, "absmax"_a, "bias"_a.none(), "out"_a, "m"_a,
+          "n"_a, "k"_a, "blocksize"_a, "quant_type"_a, "nested_absmax"_a = nb::none(),
+          "nested_code"_a = nb::none(), "offset"_a = nb::none(), "threads"_a = 0);
     m.def("linear_4bit_backward", &linear_4bit_backward_call, "grad"_a, "codes"_a, "absmax"_a, "out"_a, "m"_a,
           "n"_a, "k"_a, "blocksize"_a, "quant_type"_a, "nested_absmax"_a = nb::none(),
           "nested_code"_a = nb::none(), "offset"_a = nb::none(), "threads"_a = 0);

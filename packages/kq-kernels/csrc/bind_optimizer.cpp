@@ -46,7 +46,8 @@ void check_length(const nb::list& list, const char* name, size_t expected) {
 // All blocks of all tensors are one range, so that many small tensors are as parallel as one large one.
 void step_all(const std::vector<Adam8Args>& tensors, int requested) {
     std::vector<int64_t> starts{0};
-    for (const Adam8Args& t : tensors) starts.push_back(starts.back() + (t.size + kAdamBlock - 1) / kAdamBlock);
+    for (const Adam8Args& t : tensors)
+        starts.push_back(starts.back() + (t.size + kAdamBlock - 1) / kAdamBlock);
     const int threads = thread_count(starts.back(), kBlocksPerThread, requested);
     const auto kernel = kernels().adam_8bit;
     parallel_ranges(starts.back(), threads, [&](int64_t begin, int64_t end, int) {
@@ -58,10 +59,10 @@ void step_all(const std::vector<Adam8Args>& tensors, int requested) {
     });
 }
 
-void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grads, nb::list codes, nb::list absmax,
-                         nb::list code_maps, const std::vector<int64_t>& steps, double lr, double beta1,
-                         double beta2, double eps, double weight_decay, bool decoupled, bool maximize,
-                         int64_t threads) {
+void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grads, nb::list codes,
+                         nb::list absmax, nb::list code_maps, const std::vector<int64_t>& steps, double lr,
+                         double beta1, double beta2, double eps, double weight_decay, bool decoupled,
+                         bool maximize, int64_t threads) {
     if (rule != "adam") throw nb::value_error(("rule: expected 'adam', got '" + rule + "'").c_str());
     const size_t n = params.size();
     check_length(grads, "grads", n);
@@ -69,13 +70,15 @@ void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grad
     check_length(absmax, "absmax", 2 * n);
     check_length(code_maps, "code_maps", 2);
     if (steps.size() != n) {
-        throw nb::value_error(("steps: expected a list of " + std::to_string(n) + ", got " +
-                               std::to_string(steps.size()))
-                                  .c_str());
+        throw nb::value_error(
+            ("steps: expected a list of " + std::to_string(n) + ", got " + std::to_string(steps.size()))
+                .c_str());
     }
     const AdamOptions options{lr, beta1, beta2, eps, weight_decay, decoupled, maximize};
-    const Codebook8 map1 = codebook(array(code_maps[0], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
-    const Codebook8 map2 = codebook(array(code_maps[1], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
+    const Codebook8 map1 =
+        codebook(array(code_maps[0], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
+    const Codebook8 map2 =
+        codebook(array(code_maps[1], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
 
     std::vector<Array> kept;
     std::vector<Adam8Args> tensors;
@@ -84,7 +87,8 @@ void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grad
     const auto keep = [&](Array a) -> const Array& { return kept.emplace_back(std::move(a)); };
     for (size_t i = 0; i < n; ++i) {
         if (steps[i] < 1) {
-            throw nb::value_error(("steps: expected numbers from 1, got " + std::to_string(steps[i])).c_str());
+            throw nb::value_error(
+                ("steps: expected numbers from 1, got " + std::to_string(steps[i])).c_str());
         }
         const Array& param = keep(array(params[i], "params", Access::write, kFloats));
         const int64_t blocks = (param.size + kAdamBlock - 1) / kAdamBlock;

@@ -9,10 +9,10 @@ namespace kq {
 // children 2i and 2i+1, node 0 is unused. A value descends to the right where it is greater, so a tie goes
 // to the lower code, and the node reached below the leaves, less the number of codes, is the rank.
 struct Codebook4 {
-    float values[16];         // by code
-    double thresholds[16];    // search tree over ranks
+    float values[16];       // by code
+    double thresholds[16];  // search tree over ranks
     int32_t code_of_rank[16];
-    uint8_t zero;             // code of zero
+    uint8_t zero;  // code of zero
 };
 
 struct Codebook8 {

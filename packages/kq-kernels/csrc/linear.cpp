@@ -7,10 +7,10 @@
 namespace kq {
 namespace {
 
-constexpr int64_t kColumnUnit = 24;        // a multiple of every kernel's tile, and even: codes come in pairs
+constexpr int64_t kColumnUnit = 24;  // a multiple of every kernel's tile, and even: codes come in pairs
 constexpr int64_t kWeightsPerThread = 32768;  // below, starting a thread costs more than it saves
-constexpr int64_t kMaxRows = 2048;         // bounds the scratch; decoding is long amortized by then
-constexpr int64_t kFloatsPerLine = 16;     // no two threads' scratch shares a cache line
+constexpr int64_t kMaxRows = 2048;            // bounds the scratch; decoding is long amortized by then
+constexpr int64_t kFloatsPerLine = 16;        // no two threads' scratch shares a cache line
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -34,7 +34,8 @@ void few(const LinearProblem& p, const Kernels& kernels) {
     for (int64_t row = 0; row < p.m; row += kFewRows) {
         const int rows = static_cast<int>(p.m - row < kFewRows ? p.m - row : kFewRows);
         kernels.pack_few({advance(p.x, p.dtype, row * g.cols), p.dtype, rows, g.cols, scratch});
-        const Linear4FewArgs args{scratch, rows, p.weight, p.bias, advance(p.out, p.dtype, row * g.rows), p.dtype};
+        const Linear4FewArgs args{scratch, rows, p.weight, p.bias, advance(p.out, p.dtype, row * g.rows),
+                                  p.dtype};
         parallel_ranges(g.rows, threads, [&](int64_t begin, int64_t end, int thread) {
             kernels.linear_4bit_few(args, begin, end, scales + thread * per_thread);
         });
@@ -56,8 +57,8 @@ void many(const LinearProblem& p, const Kernels& kernels, bool transposed) {
         const PackArgs pack{advance(p.x, p.dtype, row * depth), p.dtype, rows, depth, x};
         parallel_ranges(kernels.many_tiles(rows), threads,
                         [&](int64_t begin, int64_t end, int) { kernels.pack_many(pack, begin, end); });
-        const Linear4ManyArgs args{x,      rows,   p.weight, transposed, p.bias, advance(p.out, p.dtype, row * outer),
-                                   p.dtype};
+        const Linear4ManyArgs args{
+            x, rows, p.weight, transposed, p.bias, advance(p.out, p.dtype, row * outer), p.dtype};
         parallel_ranges(units, threads, [&](int64_t begin, int64_t end, int thread) {
             const int64_t last = end * kColumnUnit < outer ? end * kColumnUnit : outer;
             kernels.linear_4bit_many(args, begin * kColumnUnit, last, x + packed + thread * per_thread);

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import kq_kernels
 import pytest
+
+import kq_kernels
 
 
 @pytest.fixture(params=kq_kernels.available_isas())

@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 # float32 bit patterns, docs/FORMAT.md
-NF4 = np.array(
-    [0xBF800000, 0xBF3239B1, 0xBF066B30, 0xBECA32A0, 0xBE91A24D, 0xBE3D353F, 0xBDBA7871, 0x00000000]
-    + [0x3DA2FAFF, 0x3E24CAE3, 0x3E7C04DD, 0x3EAD033A, 0x3EE1A4B8, 0x3F1007AB, 0x3F3913B3, 0x3F800000],
-    dtype=np.uint32,
-).view(np.float32)
-FP4 = np.array(
-    [0x00000000, 0x3BAAAAAB, 0x3F2AAAAB, 0x3F800000, 0x3EAAAAAB, 0x3F000000, 0x3E2AAAAB, 0x3E800000]
-    + [0x00000000, 0xBBAAAAAB, 0xBF2AAAAB, 0xBF800000, 0xBEAAAAAB, 0xBF000000, 0xBE2AAAAB, 0xBE800000],
-    dtype=np.uint32,
-).view(np.float32)
+NF4_BITS = """
+bf800000 bf3239b1 bf066b30 beca32a0 be91a24d be3d353f bdba7871 00000000
+3da2faff 3e24cae3 3e7c04dd 3ead033a 3ee1a4b8 3f1007ab 3f3913b3 3f800000"""
+FP4_BITS = """
+00000000 3baaaaab 3f2aaaab 3f800000 3eaaaaab 3f000000 3e2aaaab 3e800000
+00000000 bbaaaaab bf2aaaab bf800000 beaaaaab bf000000 be2aaaab be800000"""
+
+
+def from_bits(text: str) -> NDArray[np.float32]:
+    return np.array([int(word, 16) for word in text.split()], np.uint32).view(np.float32)
+
+
+NF4, FP4 = from_bits(NF4_BITS), from_bits(FP4_BITS)
 CODEBOOKS = {"nf4": NF4, "fp4": FP4}
 # Codes in ascending order of value; of fp4's two zeros, code 0 comes first.
 ASCENDING = {
@@ -29,7 +32,7 @@ ASCENDING = {
 
 
 def dynamic_map(signed: bool) -> NDArray[np.float32]:
-    """The 8-bit dynamic map: seven decades with 2^i (signed) or 2^(i+1) evenly spaced means each."""
+    """The 8-bit dynamic map: seven decades with 2^i (signed) or 2^(i+1) evenly spaced means."""
     values = [0.0, 1.0]
     for i in range(7):
         edges = np.linspace(0.1, 1.0, 2 ** (i + (0 if signed else 1)) + 1)
@@ -53,10 +56,10 @@ def absmax(x: NDArray, blocksize: int) -> NDArray[np.float32]:
 
 
 def nearest(x: NDArray, scales: NDArray, values: NDArray[np.float32], blocksize: int) -> NDArray:
-    """Ranks of the nearest values to x / scale, ties to the lower; zero where the ratio does not exist."""
+    """Ranks of the values nearest to x / scale, ties to the lower; of zero without a ratio."""
     v = values.astype(np.float64)
     middles = (v[:-1] + v[1:]) / 2
-    zero = int((0.0 > middles).sum())
+    zero = int((middles < 0.0).sum())
     ranks = np.full(x.shape, zero, np.int64)
     for j, (start, stop) in enumerate(blocks(x, blocksize)):
         scale = scales[:, j].astype(np.float64)
@@ -79,7 +82,8 @@ def quantize_4bit(x: NDArray, blocksize: int, quant_type: str) -> tuple[NDArray,
 
 
 def unpack(packed: NDArray, cols: int) -> NDArray:
-    return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), 2 * packed.shape[1])[:, :cols]
+    rows, width = packed.shape
+    return np.stack([packed >> 4, packed & 15], axis=-1).reshape(rows, 2 * width)[:, :cols]
 
 
 def spread(scales: NDArray, blocksize: int, cols: int) -> NDArray:

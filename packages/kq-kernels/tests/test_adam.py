@@ -1,11 +1,12 @@
-"""The fused 8-bit Adam step against float64, element by element, within a forward error analysis."""
+"""The fused 8-bit Adam step against float64, element by element, within derived errors."""
 
 from __future__ import annotations
 
 import kernel_definition as definition
-import kq_kernels
 import numpy as np
 import pytest
+
+import kq_kernels
 
 BLOCK = 256
 UNIT = 2.0**-24
@@ -65,8 +66,8 @@ def test_step(isa, sizes, decoupled, maximize) -> None:
         # constants one, the operations three.
         m_size = np.abs(decoded[0]) * 0.9 + np.abs(m - 0.9 * decoded[0])
         m_error = 6 * UNIT * m_size
-        # v is a sum of non-negative products, one of them a square: relative error 8 units.
-        # The quotient m / (sqrt(v) + eps): half of v's, and four for the root, the sum, the quotient
+        # v is a sum of non-negative products, one of them a square: relative error 8 units. The
+        # quotient m / (sqrt(v) + eps): half of v's, and four for the root, the sum, the quotient
         # and the constant; the product with the step size two more, the difference one of p's size.
         ratio = np.abs(new - decayed)
         scale = np.where(np.abs(m) > 0, m_error / np.maximum(np.abs(m), 1e-300), 0)
@@ -78,7 +79,7 @@ def test_step(isa, sizes, decoupled, maximize) -> None:
 
 
 def check_codes(codes, absmax, exact, error, code) -> None:
-    """Scales within the error of their largest element; codes nearest to some value in the interval."""
+    """Scales within the error of their largest element, codes nearest to a possible value."""
     middles = (code[:-1].astype(np.float64) + code[1:]) / 2
     for b in range(len(absmax)):
         part = slice(b * BLOCK, (b + 1) * BLOCK)
@@ -90,7 +91,7 @@ def check_codes(codes, absmax, exact, error, code) -> None:
 
 
 def test_a_fresh_state_takes_a_step_of_the_learning_rate(isa) -> None:
-    # Adam's first step is lr * sign(gradient) up to eps; both moments start as zeros with scale zero.
+    # Adam's first step is lr * sign(gradient) up to eps; the moments start as zeros of scale zero.
     p, g = np.ones(600, np.float32), np.linspace(-1, 1, 600).astype(np.float32)
     codes = [np.zeros(600, np.uint8) for _ in range(2)]
     absmax = [np.zeros(3, np.float32) for _ in range(2)]
@@ -105,7 +106,9 @@ def test_non_finite_gradients_show(isa) -> None:
     g[3] = np.nan
     codes = [np.zeros(512, np.uint8) for _ in range(2)]
     absmax = [np.zeros(2, np.float32) for _ in range(2)]
-    kq_kernels.optimizer_step_8bit("adam", [p], [g], codes, absmax, MAPS, [1], decoupled=True, maximize=False, **HYPER)
+    kq_kernels.optimizer_step_8bit(
+        "adam", [p], [g], codes, absmax, MAPS, [1], decoupled=True, maximize=False, **HYPER
+    )
     assert np.isnan(p[3])
     assert np.isfinite(np.delete(p, 3)).all()
     assert np.isnan(absmax[0][0])

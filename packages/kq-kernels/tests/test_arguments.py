@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 
-import kq_kernels
 import numpy as np
 import pytest
+
+import kq_kernels
 
 
 def quantize_arguments() -> dict:
@@ -88,48 +89,51 @@ def read_only(a: np.ndarray) -> np.ndarray:
 
 
 descending = np.linspace(1, -1, 256).astype(np.float32)
+QUANTIZE, DEQUANTIZE, BLOCKWISE = quantize_arguments, dequantize_arguments, blockwise_arguments
+LINEAR, ADAM = linear_arguments, adam_arguments
+# Arguments that are right, the name of one, a wrong value for it, the exception and its message.
 WRONG = [
-    (quantize_arguments, "x", np.ones((2, 63), np.float32), ValueError, "expected 128 elements, got 126"),
-    (quantize_arguments, "x", np.ones((2, 64)), TypeError, "x: expected float32, bfloat16"),
-    (quantize_arguments, "x", np.ones((64, 2), np.float32).T, TypeError, "contiguous"),
-    (quantize_arguments, "x", [1.0], TypeError, "x: expected a row-major contiguous array"),
-    (quantize_arguments, "x", (0, 128, "float32"), ValueError, "x: address is null"),
-    (quantize_arguments, "x", (64, -1, "float32"), ValueError, "x: size -1 is negative"),
-    (quantize_arguments, "x", (64, 128, "float64"), TypeError, "x: unknown dtype 'float64'"),
-    (quantize_arguments, "x", (64, 128), TypeError, "address, size, dtype"),
-    (quantize_arguments, "codes", np.zeros((2, 31), np.uint8), ValueError, "codes: expected 64 elements"),
-    (quantize_arguments, "codes", np.zeros((2, 32), np.int8), TypeError, "codes"),
-    (quantize_arguments, "codes", read_only(np.zeros((2, 32), np.uint8)), ValueError, "read-only"),
-    (quantize_arguments, "absmax", np.zeros((2, 1), np.float16), TypeError, "absmax: expected float32"),
-    (quantize_arguments, "rows", -2, ValueError, "rows: -2 is negative"),
-    (quantize_arguments, "cols", -64, ValueError, "cols: -64 is negative"),
-    (quantize_arguments, "rows", 2**62, ValueError, "product exceeds 64 bits"),
-    (quantize_arguments, "blocksize", 48, ValueError, "blocksize: expected a power of two"),
-    (quantize_arguments, "blocksize", 16, ValueError, "blocksize"),
-    (quantize_arguments, "blocksize", 8192, ValueError, "blocksize"),
-    (quantize_arguments, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4', got 'int4'"),
-    (quantize_arguments, "threads", -1, ValueError, "threads"),
-    (dequantize_arguments, "out", np.zeros((2, 65), np.float32), ValueError, "out"),
-    (dequantize_arguments, "absmax", np.zeros((2, 1), np.uint8), TypeError, "absmax: expected float32"),
-    (dequantize_arguments, "nested_absmax", np.ones(1, np.float32), ValueError, "give all three or none"),
-    (blockwise_arguments, "code", np.zeros(255, np.float32), ValueError, "code: expected 256"),
-    (blockwise_arguments, "code", descending, ValueError, "ascending order"),
-    (blockwise_arguments, "code", np.full(256, np.nan, np.float32), ValueError, "finite"),
-    (blockwise_arguments, "blocksize", 0, ValueError, "blocksize: expected at least 1"),
-    (linear_arguments, "bias", np.zeros(3, np.float16), TypeError, "bias: expected float32, got float16"),
-    (linear_arguments, "bias", np.zeros(4, np.float32), ValueError, "bias: expected 3"),
-    (linear_arguments, "out", np.zeros((2, 3), np.float16), TypeError, "out: expected float32"),
-    (linear_arguments, "m", -1, ValueError, "m, k"),
-    (linear_arguments, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
-    (adam_arguments, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
-    (adam_arguments, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
-    (adam_arguments, "grads", [np.ones(8, np.float16)], TypeError, "grads: expected float32"),
-    (adam_arguments, "grads", [np.ones(7, np.float32)], ValueError, "grads: expected 8"),
-    (adam_arguments, "codes", [np.zeros(8, np.uint8)], ValueError, "codes: expected a list of 2"),
-    (adam_arguments, "absmax", [np.zeros(2, np.float32)] * 2, ValueError, "absmax: expected 1"),
-    (adam_arguments, "code_maps", [descending, descending], ValueError, "code_maps"),
-    (adam_arguments, "steps", [0], ValueError, "steps: expected numbers from 1, got 0"),
-    (adam_arguments, "steps", [1, 2], ValueError, "steps: expected a list of 1, got 2"),
+    (QUANTIZE, "x", np.ones((2, 63), np.float32), ValueError, "expected 128 elements, got 126"),
+    (QUANTIZE, "x", np.ones((2, 64)), TypeError, "x: expected float32, bfloat16"),
+    (QUANTIZE, "x", np.ones((64, 2), np.float32).T, TypeError, "contiguous"),
+    (QUANTIZE, "x", [1.0], TypeError, "x: expected a row-major contiguous array"),
+    (QUANTIZE, "x", (0, 128, "float32"), ValueError, "x: address is null"),
+    (QUANTIZE, "x", (64, -1, "float32"), ValueError, "x: size -1 is negative"),
+    (QUANTIZE, "x", (64, 128, "float64"), TypeError, "x: unknown dtype 'float64'"),
+    (QUANTIZE, "x", (64, 128), TypeError, "address, size, dtype"),
+    (QUANTIZE, "codes", np.zeros((2, 31), np.uint8), ValueError, "codes: expected 64 elements"),
+    (QUANTIZE, "codes", np.zeros((2, 32), np.int8), TypeError, "codes"),
+    (QUANTIZE, "codes", read_only(np.zeros((2, 32), np.uint8)), ValueError, "read-only"),
+    (QUANTIZE, "absmax", np.zeros((2, 1), np.float16), TypeError, "absmax: expected float32"),
+    (QUANTIZE, "rows", -2, ValueError, "rows: -2 is negative"),
+    (QUANTIZE, "cols", -64, ValueError, "cols: -64 is negative"),
+    (QUANTIZE, "rows", 2 ** 62, ValueError, "product exceeds 64 bits"),
+    (QUANTIZE, "blocksize", 48, ValueError, "blocksize: expected a power of two"),
+    (QUANTIZE, "blocksize", 16, ValueError, "blocksize"),
+    (QUANTIZE, "blocksize", 8192, ValueError, "blocksize"),
+    (QUANTIZE, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4', got 'int4'"),
+    (QUANTIZE, "threads", -1, ValueError, "threads"),
+    (DEQUANTIZE, "out", np.zeros((2, 65), np.float32), ValueError, "out"),
+    (DEQUANTIZE, "absmax", np.zeros((2, 1), np.uint8), TypeError, "absmax: expected float32"),
+    (DEQUANTIZE, "nested_absmax", np.ones(1, np.float32), ValueError, "give all three or none"),
+    (BLOCKWISE, "code", np.zeros(255, np.float32), ValueError, "code: expected 256"),
+    (BLOCKWISE, "code", descending, ValueError, "ascending order"),
+    (BLOCKWISE, "code", np.full(256, np.nan, np.float32), ValueError, "finite"),
+    (BLOCKWISE, "blocksize", 0, ValueError, "blocksize: expected at least 1"),
+    (LINEAR, "bias", np.zeros(3, np.float16), TypeError, "bias: expected float32, got float16"),
+    (LINEAR, "bias", np.zeros(4, np.float32), ValueError, "bias: expected 3"),
+    (LINEAR, "out", np.zeros((2, 3), np.float16), TypeError, "out: expected float32"),
+    (LINEAR, "m", -1, ValueError, "m, k"),
+    (LINEAR, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
+    (ADAM, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
+    (ADAM, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
+    (ADAM, "grads", [np.ones(8, np.float16)], TypeError, "grads: expected float32"),
+    (ADAM, "grads", [np.ones(7, np.float32)], ValueError, "grads: expected 8"),
+    (ADAM, "codes", [np.zeros(8, np.uint8)], ValueError, "codes: expected a list of 2"),
+    (ADAM, "absmax", [np.zeros(2, np.float32)] * 2, ValueError, "absmax: expected 1"),
+    (ADAM, "code_maps", [descending, descending], ValueError, "code_maps"),
+    (ADAM, "steps", [0], ValueError, "steps: expected numbers from 1, got 0"),
+    (ADAM, "steps", [1, 2], ValueError, "steps: expected a list of 1, got 2"),
 ]  # fmt: skip
 FUNCTIONS = {
     quantize_arguments: kq_kernels.quantize_4bit,
@@ -141,7 +145,9 @@ FUNCTIONS = {
 
 
 def contents(arguments: dict) -> list[bytes]:
-    flat = [a for value in arguments.values() for a in (value if isinstance(value, list) else [value])]
+    flat = [
+        a for value in arguments.values() for a in (value if isinstance(value, list) else [value])
+    ]
     return [a.tobytes() for a in flat if isinstance(a, np.ndarray)]
 
 
@@ -196,5 +202,7 @@ def test_nothing_but_the_standard_library_is_imported() -> None:
         "import sys, kq_kernels\n"
         "print([m for m in ('torch', 'numpy', 'nanobind') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import kernel_definition as definition
-import kq_kernels
 import numpy as np
 import pytest
 
+import kq_kernels
+
 # Rows of x on both sides of every change of kernel and of tile width on every instruction set.
 ROWS = [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 70]
-# out, in, blocksize: whole, short and odd rows; outputs around tiles and panels; several reduction panels
-WEIGHTS = [(64, 64, 64), (48, 130, 64), (13, 33, 32), (130, 576, 64), (100, 1100, 128), (7, 96, 32), (390, 40, 32)]
+# out, in, blocksize: whole, short and odd rows; outputs around tiles and panels; several reduction
+# panels
+WEIGHTS = [
+    (64, 64, 64),
+    (48, 130, 64),
+    (13, 33, 32),
+    (130, 576, 64),
+    (100, 1100, 128),
+    (7, 96, 32),
+    (390, 40, 32),
+]
 UNIT = 2.0**-24  # unit roundoff of float32
 
 
@@ -26,8 +36,8 @@ def packed_weight(n: int, k: int, blocksize: int, quant_type: str = "nf4"):
 
 
 def check(y, x, w, bias, extra: int) -> None:
-    """|y - exact| <= gamma * (|x| |w| + |bias|): per product one rounding of the decoded weight and one of
-    the scaled partial sum, `extra` more for the sum, its halves and the bias."""
+    """|y - exact| <= gamma * (|x| |w| + |bias|): per product one rounding of the decoded weight and
+    one of the scaled partial sum, `extra` more for the sum, its halves and the bias."""
     exact = x.astype(np.float64) @ w.astype(np.float64).T + bias
     size = np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T + np.abs(bias)
     assert np.all(np.abs(y - exact) <= gamma(x.shape[1] + extra) * size)
@@ -80,7 +90,10 @@ def test_half_precision_is_the_float32_result_rounded(isa, m) -> None:
     n, k, blocksize = 33, 130, 64
     codes, absmax, _ = packed_weight(n, k, blocksize)
     rng = np.random.default_rng(0)
-    x, bias = rng.standard_normal((m, k)).astype(np.float16), rng.standard_normal(n).astype(np.float16)
+    x, bias = (
+        rng.standard_normal((m, k)).astype(np.float16),
+        rng.standard_normal(n).astype(np.float16),
+    )
     half, single = np.empty((m, n), np.float16), np.empty((m, n), np.float32)
     kq_kernels.linear_4bit(x, codes, absmax, bias, half, m, n, k, blocksize, "nf4")
     wide = [a.astype(np.float32) for a in (x, bias)]
@@ -97,7 +110,9 @@ def test_threads_do_not_change_a_bit(isa, m) -> None:
     results = []
     for threads in (1, 2, 3, 5):
         y, g = np.empty((m, n), np.float32), np.empty((m, k), np.float32)
-        kq_kernels.linear_4bit(x, codes, absmax, None, y, m, n, k, blocksize, "nf4", threads=threads)
+        kq_kernels.linear_4bit(
+            x, codes, absmax, None, y, m, n, k, blocksize, "nf4", threads=threads
+        )
         kq_kernels.linear_4bit_backward(
             grad, codes, absmax, g, m, n, k, blocksize, "nf4", threads=threads
         )
@@ -122,7 +137,16 @@ def test_an_empty_reduction_gives_the_bias(isa) -> None:
         y = np.full((m, 3), np.nan, np.float32)
         empty = np.empty((m, 0), np.float32)
         kq_kernels.linear_4bit(
-            empty, np.empty((3, 0), np.uint8), np.empty((3, 0), np.float32), bias, y, m, 3, 0, 64, "nf4"
+            empty,
+            np.empty((3, 0), np.uint8),
+            np.empty((3, 0), np.float32),
+            bias,
+            y,
+            m,
+            3,
+            0,
+            64,
+            "nf4",
         )
         np.testing.assert_array_equal(y, np.tile(bias, (m, 1)))
 

@@ -9,9 +9,10 @@ import subprocess
 import sys
 
 import kernel_definition as definition
-import kq_kernels
 import numpy as np
 import pytest
+
+import kq_kernels
 
 PAGE = mmap.PAGESIZE
 
@@ -41,7 +42,13 @@ def exercise(side: str) -> None:
     code = guarded(definition.dynamic_map(signed=True))
     offset = guarded(np.ones(1, np.float32))
     for dtype in (np.float32, np.float16):
-        for rows, cols, blocksize in [(1, 1, 32), (3, 31, 32), (5, 130, 64), (2, 257, 64), (4, 128, 32)]:
+        for rows, cols, blocksize in [
+            (1, 1, 32),
+            (3, 31, 32),
+            (5, 130, 64),
+            (2, 257, 64),
+            (4, 128, 32),
+        ]:
             per_row = -(-cols // blocksize)
             x = guarded(rng.standard_normal((rows, cols)).astype(dtype))
             codes = guarded(np.zeros((rows, (cols + 1) // 2), np.uint8))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import kernel_definition as definition
-import kq_kernels
 import numpy as np
 import pytest
 
+import kq_kernels
+
 SHAPES = [
-    # rows, cols, blocksize: whole blocks, short last blocks, odd rows, less than one vector, nothing
+    # rows, cols, blocksize: whole blocks, short last blocks, odd rows, less than one vector,
+    # nothing
     (3, 64, 64),
     (5, 130, 64),
     (7, 33, 32),
@@ -34,7 +36,8 @@ def samples(rows: int, cols: int, dtype: type, seed: int = 0) -> np.ndarray:
 
 
 def at_midpoints(values: np.ndarray, scale: float) -> np.ndarray:
-    """At, one ulp below and one ulp above every decision threshold, behind an element of size `scale`."""
+    """At, one ulp below and one ulp above every decision threshold, behind an element of size
+    `scale`."""
     v = values.astype(np.float64)
     middles = ((v[:-1] + v[1:]) / 2 * scale).astype(np.float32)
     around = [middles, np.nextafter(middles, np.float32(-9)), np.nextafter(middles, np.float32(9))]
@@ -102,7 +105,9 @@ def test_dequantize_4bit_with_nested_scales(isa, quant_type) -> None:
         codes, scale_codes, out, rows, cols, blocksize, quant_type, nested, code, offset
     )
     scales = code[scale_codes] * nested[np.arange(count) // 256] + offset
-    expected = definition.dequantize_4bit(codes, scales.reshape(rows, -1), cols, blocksize, quant_type)
+    expected = definition.dequantize_4bit(
+        codes, scales.reshape(rows, -1), cols, blocksize, quant_type
+    )
     assert same_bits(out, expected)
 
 

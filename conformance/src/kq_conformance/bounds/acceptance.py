@@ -122,9 +122,9 @@ class Interval:
         highest: float64, largest allowed value.
         rule: the derivation.
         signed_zero: also compare the sign of zeros.
-        unrounded: where the three arrays were rounded to the type of the result last, what they were
-            before; the tightness is then that of the least error before rounding that explains the
-            answer, instead of 0 or 1.
+        unrounded: where the three arrays were rounded to the type of the result last, what they
+            were before; the tightness is then that of the least error before rounding that explains
+            the answer, instead of 0 or 1.
     """
 
     quantity: str
@@ -141,8 +141,8 @@ class Interval:
     ) -> "Interval":
         """An interval of results that are rounded once more, from float32 to `dtype`.
 
-        Rounding is monotone, so that the rounded ends enclose the rounded results. To float32 nothing
-        is rounded: the ends have counted all its roundings.
+        Rounding is monotone, so that the rounded ends enclose the rounded results. To float32
+        nothing is rounded: the ends have counted all its roundings.
         """
         if dtype == "float32":
             return cls(quantity, exact, *ends, rule)

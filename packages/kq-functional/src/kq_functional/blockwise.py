@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .codebooks import shared_table
-from .formats import absmax_shape, check_blocksize, check_layout, geometry
+from .formats import check_blocksize, geometry
 from .nested import compress, expand
 from .ops import blockwise as ops
 from .state import QuantState
@@ -53,14 +53,9 @@ def quantize_blockwise(
         codes, scales = ops.quantize_blockwise(source, code, blocksize, layout)
     else:
         check_blocksize(blocksize, four_bit=False)
-        check_layout(layout)
-        geo = geometry(A.shape, blocksize, layout)
-        codes = A.new_empty(A.shape, dtype=torch.uint8) if out is None else out
-        scales = (
-            A.new_empty(absmax_shape(A.shape, geo, layout), dtype=torch.float32)
-            if absmax is None
-            else absmax
-        )
+        codes, scales = ops.new_results(A, geometry(A.shape, blocksize, layout), layout)
+        codes = codes if out is None else out
+        scales = scales if absmax is None else absmax
         ops.quantize_blockwise_out(source, code, blocksize, layout, codes=codes, absmax=scales)
     offset = state2 = None
     if nested:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .codebooks import shared_table
-from .formats import (
-    absmax_shape,
-    check_blocksize,
-    check_layout,
-    geometry,
-    packed_shape,
-)
+from .formats import check_blocksize, geometry
 from .nested import compress
 from .ops import four_bit as ops
 from .state import QuantState
@@ -57,18 +50,9 @@ def quantize_4bit(
         packed, scales = ops.quantize_4bit(source, blocksize, quant_type, layout)
     else:
         check_blocksize(blocksize, four_bit=True)
-        check_layout(layout)
-        geo = geometry(A.shape, blocksize, layout)
-        packed = (
-            A.new_empty(packed_shape(A.shape, geo, layout), dtype=torch.uint8)
-            if out is None
-            else out
-        )
-        scales = (
-            A.new_empty(absmax_shape(A.shape, geo, layout), dtype=torch.float32)
-            if absmax is None
-            else absmax
-        )
+        packed, scales = ops.new_results(A, geometry(A.shape, blocksize, layout), layout)
+        packed = packed if out is None else out
+        scales = scales if absmax is None else absmax
         ops.quantize_4bit_out(source, blocksize, quant_type, layout, packed=packed, absmax=scales)
     offset = state2 = None
     if compress_statistics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -69,7 +68,7 @@ def adam(
     p.addcdiv_(state1, divisor, value=-lr * correction2 / correction1)
 
 
-RULES: dict[str, Callable[..., None]] = {"adam": adam}
+RULES: dict[str, Rule] = {"adam": adam}
 """Every rule by name; each has two states."""
 
 

@@ -29,8 +29,9 @@ def generate(
     if not prompt:
         raise ValueError("--prompt must not be empty")
     network, tokenizer = open_model(model, dtype, device)
-    from kq_hf.generation import continue_prompt
     from transformers import TextStreamer
+
+    from kq_hf.generation import continue_prompt
 
     result = continue_prompt(
         with_adapter(network, adapter),

@@ -25,8 +25,9 @@ def quiet_transformers() -> None:
     Also the first import of transformers, which takes seconds.
     """
     with activity("starting"):
-        import kq_hf  # noqa: F401 - registers the method
         from transformers.utils import logging
+
+        import kq_hf  # noqa: F401 - registers the method
     logging.set_verbosity_error()
     if not notes.is_terminal:
         logging.disable_progress_bar()
@@ -43,6 +44,7 @@ def open_model(
     check_dtype(dtype)
     quiet_transformers()
     import torch
+
     from kq_hf.checkpoint import load_model, load_tokenizer, model_folder
 
     try:
@@ -69,8 +71,9 @@ def with_adapter(model: "PreTrainedModel", adapter: Path | None) -> "PreTrainedM
         return model
     if not (adapter / "adapter_config.json").is_file():
         raise ValueError(f"{adapter} is not an adapter: it has no adapter_config.json")
-    from kq_hf import lora
     from peft import PeftModel
+
+    from kq_hf import lora
 
     try:
         adapted = PeftModel.from_pretrained(model, adapter)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from kq_nn import CoverageReport
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kq_hf.config import KqConfig
 from kq_hf.files import new_folder
 from kq_hf.quantizer import coverage
+from kq_nn import CoverageReport
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|gguf|h5|msgpack|onnx|ot|pt|pth)(\.index\.json)?")
 

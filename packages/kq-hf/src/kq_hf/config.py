@@ -3,10 +3,11 @@
 import warnings
 from typing import Any, Self
 
-from kq_nn import Linear4bit
-from kq_nn.patterns import check_patterns
 from transformers.quantizers.auto import register_quantization_config
 from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from kq_nn import Linear4bit
+from kq_nn.patterns import check_patterns
 
 QUANT_METHOD = "kq"
 

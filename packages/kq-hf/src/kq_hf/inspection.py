@@ -8,9 +8,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
 from kq_nn import CoverageReport, SkippedModule
 from kq_nn.format4bit import describe_header
-from safetensors import SafetensorError, safe_open
 
 _HEADER = ".weight_format"
 

@@ -10,8 +10,6 @@ import warnings
 from typing import Any
 
 import torch
-from kq_nn import CoverageReport, Linear4bit, quantize_model
-from kq_nn.patterns import unmatched
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
@@ -19,6 +17,8 @@ from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
 from kq_hf.config import QUANT_METHOD, KqConfig
+from kq_nn import CoverageReport, Linear4bit, quantize_model
+from kq_nn.patterns import unmatched
 
 
 @register_quantizer(QUANT_METHOD)

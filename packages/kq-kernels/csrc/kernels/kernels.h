@@ -85,11 +85,11 @@ struct PackArgs {
 
 struct Adam8Hyper {
     float beta1, beta2, one_minus_beta1, one_minus_beta2;
-    float step_size;   // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
-    float eps;         // eps * sqrt(1 - beta2^t)
-    float decay;       // decoupled: factor on the parameter, 1 - lr * weight_decay; else 1
-    float l2;          // coupled: weight_decay added to the gradient; else 0
-    float grad_sign;   // -1 to maximize
+    float step_size;  // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
+    float eps;        // eps * sqrt(1 - beta2^t)
+    float decay;      // decoupled: factor on the parameter, 1 - lr * weight_decay; else 1
+    float l2;         // coupled: weight_decay added to the gradient; else 0
+    float grad_sign;  // -1 to maximize
 };
 
 constexpr int64_t kAdamBlock = 256;

@@ -1,11 +1,11 @@
 """CPU micro-kernels for k-bit quantization.
 
-The package knows nothing of torch or NumPy. An array argument is either a NumPy array (or another
-row-major contiguous CPU array that speaks DLPack or the buffer protocol), or a tuple
-``(address, number of elements, dtype name)`` with a dtype name of ``"float32"``, ``"bfloat16"``,
-``"float16"`` or ``"uint8"``. Dtypes, sizes and null addresses are checked before anything is written;
-a wrong argument raises TypeError or ValueError that names it. The interpreter's lock is released while
-a kernel runs. ``threads=0`` lets OpenMP choose.
+The package knows nothing of torch or NumPy. An array argument is either a row-major contiguous
+CPU array that speaks DLPack or the buffer protocol (NumPy's, for instance), or a tuple
+``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``, ``"float16"``
+or ``"uint8"``. Dtypes, sizes and null addresses are checked before anything is written; a wrong
+argument raises TypeError or ValueError that names it. The interpreter's lock is released while a
+kernel runs. ``threads=0`` lets OpenMP choose.
 
 Formats are specified in ``docs/FORMAT.md``: blocks run along rows and never cross them.
 """
@@ -52,8 +52,8 @@ def set_isa(name: str | None) -> None:
     """Selects the instruction set of every kernel of this process.
 
     Args:
-        name: one of :func:`available_isas`, or None for the default: ``KQ_CPU_ISA`` if it is set, else
-            the highest that the processor has.
+        name: one of :func:`available_isas`, or None for the default: ``KQ_CPU_ISA`` if it is
+            set, else the highest that the processor has.
 
     Raises:
         ValueError: the name is unknown or this processor cannot run it.

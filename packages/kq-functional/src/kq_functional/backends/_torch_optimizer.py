@@ -59,7 +59,7 @@ def step_8bit(
                 decode(values, state_absmax[k][:, blocks], OPTIMIZER_BLOCKSIZE, out=values)
                 states.append(values.view(-1))
             p = p_flat[part].float()
-            update(p, g_flat[part].float(), *states, step, **options)
+            update(p, g_flat[part].float(), states[0], states[1], step, **options)
             p_flat[part] = p
             for k in range(2):
                 tile = encode(

@@ -17,7 +17,8 @@ def _quantize_query(A: Tensor, blocksize: int) -> Query:
     return Query("quantize_blockwise", A.device.type, A.dtype, blocksize=blocksize)
 
 
-def _new_results(A: Tensor, geo: Geometry, layout: str) -> tuple[Tensor, Tensor]:
+def new_results(A: Tensor, geo: Geometry, layout: str) -> tuple[Tensor, Tensor]:
+    """Allocate codes and scales for A."""
     codes = A.new_empty(A.shape, dtype=torch.uint8)
     return codes, A.new_empty(absmax_shape(A.shape, geo, layout), dtype=torch.float32)
 
@@ -52,7 +53,7 @@ def _quantize(A: Tensor, code: Tensor, blocksize: int, layout: str) -> tuple[Ten
     backend = choose(_quantize_query(A, blocksize))
     check_code("code", code, A.device)
     geo = geometry(A.shape, blocksize, layout)
-    codes, absmax = _new_results(A, geo, layout)
+    codes, absmax = new_results(A, geo, layout)
     _run(backend, A, code, geo, codes, absmax, blocksize)
     return codes, absmax
 
@@ -60,7 +61,7 @@ def _quantize(A: Tensor, code: Tensor, blocksize: int, layout: str) -> tuple[Ten
 def _quantize_fake(A: Tensor, code: Tensor, blocksize: int, layout: str) -> tuple[Tensor, Tensor]:
     check_query(_quantize_query(A, blocksize))
     check_code("code", code, A.device)
-    return _new_results(A, geometry(A.shape, blocksize, layout), layout)
+    return new_results(A, geometry(A.shape, blocksize, layout), layout)
 
 
 def _quantize_out(

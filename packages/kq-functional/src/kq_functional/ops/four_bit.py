@@ -18,7 +18,8 @@ def _quantize_query(A: Tensor, blocksize: int, quant_type: str) -> Query:
     return Query("quantize_4bit", A.device.type, A.dtype, quant_type, blocksize)
 
 
-def _new_results(A: Tensor, geo: Geometry, layout: str) -> tuple[Tensor, Tensor]:
+def new_results(A: Tensor, geo: Geometry, layout: str) -> tuple[Tensor, Tensor]:
+    """Allocate codes and scales for A."""
     packed = A.new_empty(packed_shape(A.shape, geo, layout), dtype=torch.uint8)
     return packed, A.new_empty(absmax_shape(A.shape, geo, layout), dtype=torch.float32)
 
@@ -49,7 +50,7 @@ def _run(
 def _quantize(A: Tensor, blocksize: int, quant_type: str, layout: str) -> tuple[Tensor, Tensor]:
     backend = choose(_quantize_query(A, blocksize, quant_type))
     geo = geometry(A.shape, blocksize, layout)
-    packed, absmax = _new_results(A, geo, layout)
+    packed, absmax = new_results(A, geo, layout)
     _run(backend, A, geo, packed, absmax, blocksize, quant_type)
     return packed, absmax
 
@@ -58,7 +59,7 @@ def _quantize_fake(
     A: Tensor, blocksize: int, quant_type: str, layout: str
 ) -> tuple[Tensor, Tensor]:
     check_query(_quantize_query(A, blocksize, quant_type))
-    return _new_results(A, geometry(A.shape, blocksize, layout), layout)
+    return new_results(A, geometry(A.shape, blocksize, layout), layout)
 
 
 def _quantize_out(

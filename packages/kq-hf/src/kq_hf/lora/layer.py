@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from kq_nn import Linear4bit
 from peft.tuners import lora
 from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
+
+from kq_nn import Linear4bit
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from kq_nn import Linear4bit
 from peft import LoraConfig, PeftModel
 from peft.tuners import lora
 from torch import nn
 
 from kq_hf.lora.layer import LoraLinear4bit, MergeError
+from kq_nn import Linear4bit
 
 
 def register(config: LoraConfig) -> LoraConfig:

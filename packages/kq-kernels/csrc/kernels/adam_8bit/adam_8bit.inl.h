@@ -1,6 +1,7 @@
 // One Adam step with both moments in 8 bits, fused: decode, update the parameter from the exact new moments,
-// then re-encode them with the block's new scales. Formula: Kingma and Ba, arXiv 1412.6980, algorithm 1 in the
-// form of its section 2 (bias corrections folded into step size and eps); decoupled decay: arXiv 1711.05101.
+// then re-encode them with the block's new scales. Formula: Kingma and Ba, arXiv 1412.6980, algorithm 1 in
+// the form of its section 2 (bias corrections folded into step size and eps); decoupled decay: arXiv
+// 1711.05101.
 #pragma once
 
 #include "kernels/dtypes.inl.h"

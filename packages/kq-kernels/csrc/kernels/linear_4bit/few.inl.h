@@ -32,7 +32,8 @@ void pack_few(const PackArgs& a) {
                     if (left >= W) {
                         store(plain + i, load(x + chunk + i));
                     } else {
-                        store(plain + i, left > 0 ? load_n(x + chunk + i, static_cast<int>(left)) : set1(0.0f));
+                        store(plain + i,
+                              left > 0 ? load_n(x + chunk + i, static_cast<int>(left)) : set1(0.0f));
                     }
                 }
                 for (int nibble = 0; nibble < 8; ++nibble) {

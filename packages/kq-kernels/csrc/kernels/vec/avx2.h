@@ -76,8 +76,7 @@ static inline void store_n(T* p, f32 v, int n) {
 struct AbsMax {
     __m256i bits = _mm256_setzero_si256();
     void update(f32 v) {
-        const __m256i magnitude =
-            _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
+        const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
         bits = _mm256_max_epi32(bits, magnitude);
     }
     uint32_t value() const {
@@ -176,8 +175,7 @@ static inline i32 load_u8_n(const uint8_t* p, int n) {
     return load_u8(full);
 }
 static inline void store_u8(uint8_t* p, i32 v) {
-    const __m128i words =
-        _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 static inline void store_u8_n(uint8_t* p, i32 v, int n) {
@@ -192,8 +190,7 @@ static inline void pack_pairs(uint8_t* p, i32 v) {
     const __m256i bytes = _mm256_shuffle_epi8(
         pairs, _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                 -1, -1, 0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
-    const __m128i four =
-        _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    const __m128i four = _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
     const int32_t word = _mm_cvtsi128_si32(four);
     std::memcpy(p, &word, 4);
 }
@@ -224,8 +221,6 @@ static inline f32 spread_scales(const float* scales, int64_t blocksize) {
     if (blocksize >= 64) return _mm256_set1_ps(scales[0]);
     return _mm256_set_m128(_mm_set1_ps(scales[1]), _mm_set1_ps(scales[0]));
 }
-static inline void prefetch(const void* p) {
-    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace kq::avx2

@@ -64,8 +64,7 @@ static inline void store_n(T* p, f32 v, int n) {
 struct AbsMax {
     __m512i bits = _mm512_setzero_si512();
     void update(f32 v) {
-        const __m512i magnitude =
-            _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+        const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
         bits = _mm512_max_epi32(bits, magnitude);
     }
     uint32_t value() const { return static_cast<uint32_t>(_mm512_reduce_max_epi32(bits)); }
@@ -75,8 +74,7 @@ static inline void products_down(const double* t, double s, float* out, int n) {
     const __m512d scale = _mm512_set1_pd(s);
     for (int i = 0; i < n; i += 8) {
         const __m512d product = _mm512_mul_pd(_mm512_loadu_pd(t + i), scale);
-        _mm256_storeu_ps(out + i, _mm512_cvt_roundpd_ps(product, _MM_FROUND_TO_NEG_INF |
-                                                                     _MM_FROUND_NO_EXC));
+        _mm256_storeu_ps(out + i, _mm512_cvt_roundpd_ps(product, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
     }
 }
 
@@ -163,8 +161,7 @@ static inline void store_u8_n(uint8_t* p, i32 v, int n) {
 
 // A pair of codes is one 64-bit lane: the first in its low half, the second in its high half.
 static inline __m128i pack_pairs(i32 v) {
-    return _mm512_cvtepi64_epi8(
-        _mm512_or_si512(_mm512_slli_epi64(v, 4), _mm512_srli_epi64(v, 32)));
+    return _mm512_cvtepi64_epi8(_mm512_or_si512(_mm512_slli_epi64(v, 4), _mm512_srli_epi64(v, 32)));
 }
 static inline void pack(uint8_t* p, i32 first_half, i32 second_half) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), pack_pairs(first_half));
@@ -191,8 +188,6 @@ static inline f32 spread_scales(const float* scales, int64_t blocksize) {
     const i32 index = _mm512_srli_epi32(lanes, blocksize == 64 ? 3 : 2);
     return _mm512_permutexvar_ps(index, _mm512_castps128_ps512(_mm_loadu_ps(scales)));
 }
-static inline void prefetch(const void* p) {
-    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace kq::avx512

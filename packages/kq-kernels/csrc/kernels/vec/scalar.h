@@ -125,7 +125,8 @@ struct Map16 {
     i32 operator[](i32 index) const { return t[index & 15]; }
 };
 
-// The same for 8-bit codebooks: 255 thresholds with the node after eight comparisons, 256..511, and 256 values.
+// The same for 8-bit codebooks: 255 thresholds with the node after eight comparisons, 256..511, and 256
+// values.
 struct Heap256 {
     const float* h;
     explicit Heap256(const float* heap) : h(heap) {}
@@ -146,9 +147,7 @@ static inline void store_u8(uint8_t* p, i32 v) { *p = static_cast<uint8_t>(v); }
 static inline void store_u8_n(uint8_t*, i32, int) {}
 
 // 2W codes <-> W bytes, the first code of a pair in the high nibble.
-static inline void pack(uint8_t* p, i32 first, i32 second) {
-    *p = static_cast<uint8_t>(first << 4 | second);
-}
+static inline void pack(uint8_t* p, i32 first, i32 second) { *p = static_cast<uint8_t>(first << 4 | second); }
 static inline void unpack(const uint8_t* p, i32* first, i32* second) {
     *first = *p >> 4;
     *second = *p & 15;
