@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from kq_conformance import bounds, reference
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.data import dtype_name, sampled_rows
 from benchmarks.harness import Verdict
+from kq_conformance import bounds, reference
 
 Array = NDArray[np.float64]
 
@@ -82,9 +82,7 @@ def quantized_blockwise(
 ) -> Verdict:
     """As `quantized_4bit`, with 8-bit codes of the codebook `code`."""
     rows = sampled_rows(len(source))
-    expected, scales = reference.quantize_blockwise(
-        float64(source[rows]), float64(code), blocksize
-    )
+    expected, scales = reference.quantize_blockwise(float64(source[rows]), float64(code), blocksize)
     return _both(
         _equal(float64(codes[rows]), expected, "codes"),
         _equal(float64(absmax.view(len(source), -1)[rows]), scales, "absmax"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ RESULTS = Path(__file__).parent / "results"
 UNFINISHED = Path("build") / "benchmarks"
 """Where quick and partial runs go; they are not."""
 
-results = Console(highlight=False, soft_wrap=True)
+_WIDTH = 160  # of tables that go to a file or a pipe
+results = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 notes = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False)
 
@@ -77,10 +79,11 @@ def main(
 
     records, failures = measure(isas, quick=quick, only=only, console=notes)
     tables = [*report.comparisons(records, FAMILY), report.limits(records)]
-    remarks = report.remarks(records)
+    remarks = report.remarks(records, steadiness=not quick)
     title = "kq beside dense torch and bitsandbytes"
     if quick:
         title += " (quick run on small operands: no figures)"
+    results.print(title, style="bold", markup=False)
     for table in tables:
         _print(table)
     for note in remarks:

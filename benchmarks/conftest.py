@@ -44,7 +44,7 @@ def compare(benchmark: BenchmarkFixture, plan: Plan) -> Callable[[Row], None]:
             timing = Interleaved([*row.contenders, *row.probes], plan.sample)
             rounds = plan.rounds(timing.round_time)
             benchmark.group = row.subject
-            benchmark.pedantic(timing.round, rounds=rounds, iterations=1)
+            benchmark.pedantic(timing.round, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
             verdicts = []
             for contender in row.contenders:
                 contender.prepare()

@@ -46,5 +46,5 @@ def sampled_rows(rows: int) -> Tensor:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """"float32" for torch.float32."""
+    """Name without the module: float32 for torch.float32."""
     return str(dtype).removeprefix("torch.")

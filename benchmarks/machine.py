@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import kq_kernels
 import torch
+
+import kq_kernels
 
 _DISTRIBUTIONS = ("kq-kernels", "kq-functional", "kq-nn", "kq-optim", "torch", "bitsandbytes")
 _CPUINFO = Path("/proc/cpuinfo")

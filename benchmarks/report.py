@@ -46,10 +46,10 @@ def _own(result: Result) -> str:
 
 def _peer(ours: Result, theirs: Result | None) -> str:
     if theirs is None:
-        return "–"
+        return "-"
     path = f", {theirs.path}" if theirs.path else ""
     mark = "" if theirs.correct else " ✗"
-    return f"{duration(theirs.seconds)} ({speedup(ours, theirs):.2f}×{path}){mark}"
+    return f"{duration(theirs.seconds)} ({speedup(ours, theirs):.2f}x{path}){mark}"
 
 
 def comparison(subject: str, family: str, peers: Sequence[str], records: list[Record]) -> Table:
@@ -92,8 +92,13 @@ def limits(records: list[Record]) -> Table:
     return Table("Limits of the machine", ["limit", "lowest", "median row", "highest"], lines)
 
 
-def remarks(records: list[Record]) -> list[Note]:
-    """What to know before believing a figure."""
+def remarks(records: list[Record], *, steadiness: bool) -> list[Note]:
+    """What to know before believing a figure.
+
+    Args:
+        records: measured rows.
+        steadiness: whether to list figures that vary much from round to round.
+    """
     wrong, unsteady = [], []
     for record in records:
         for each in record.results:
@@ -101,11 +106,13 @@ def remarks(records: list[Record]) -> list[Note]:
             place = f"{record.subject}, {record.work}: {name}"
             if not each.correct:
                 wrong.append(f"{place}: {each.detail}")
-            if each.spread > UNSTEADY:
+            if steadiness and each.spread > UNSTEADY:
                 unsteady.append(f"{place}: {each.spread:.0%}")
     notes = [
         Note("Wrong results (✗)", wrong),
-        Note(f"Unsteady figures (quartiles more than {UNSTEADY:.0%} of the median apart)", unsteady),
+        Note(
+            f"Unsteady figures (quartiles more than {UNSTEADY:.0%} of the median apart)", unsteady
+        ),
     ]
     return [note for note in notes if note.remarks]
 

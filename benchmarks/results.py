@@ -111,7 +111,7 @@ def evaluate(
     rates = fastest(row.probes, medians[count:])
     results = []
     for i, (contender, verdict) in enumerate(zip(row.contenders, verdicts, strict=True)):
-        amounts = {limit: contender.traffic for limit in rates} | {"compute": row.flops}
+        amounts = dict.fromkeys(rates, contender.traffic) | {"compute": row.flops}
         allowed = {limit: amounts[limit] / rate for limit, rate in rates.items()}
         bound = max(allowed, key=allowed.__getitem__)
         results.append(

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import kq_functional as kq
 import torch
-from kq_conformance.reference import Hyper
 from torch import Tensor, nn
 
+import kq_functional as kq
 from benchmarks.data import dtype_name, gaussian, nbytes, rotate
 from benchmarks.plan import Plan
+from kq_conformance.reference import Hyper
 
 BLOCKSIZE_4BIT = 64
 BLOCKSIZE_8BIT = 256
@@ -57,7 +57,7 @@ class Linear:
 
     def __str__(self) -> str:
         N, K = self.state.shape
-        return f"M = {len(self.x)}, {N}×{K}, {dtype_name(self.x.dtype)}"
+        return f"M = {len(self.x)}, {N} x {K}, {dtype_name(self.x.dtype)}"
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,7 @@ class Coding:
 
         def make() -> Coding:
             state = replace(self.state, absmax=self.state.absmax.clone())
-            return replace(
-                self, source=self.source.clone(), codes=self.codes.clone(), state=state
-            )
+            return replace(self, source=self.source.clone(), codes=self.codes.clone(), state=state)
 
         return rotate(make, self.traffic, plan.working_set)
 
@@ -107,7 +105,7 @@ class Coding:
     def __str__(self) -> str:
         R, C = self.source.shape
         output = "reused output" if self.reuse else "fresh output"
-        return f"{R}×{C}, {dtype_name(self.source.dtype)}, {output}"
+        return f"{R} x {C}, {dtype_name(self.source.dtype)}, {output}"
 
 
 @dataclass(frozen=True)

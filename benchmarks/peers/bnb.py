@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ctypes import c_longlong
 from functools import partial
+from importlib import import_module
+from typing import Any
 
-import bitsandbytes
 import torch
-from bitsandbytes import functional as bnb
-from bitsandbytes.cextension import lib
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import checks, optimizing
 from benchmarks.data import rotate
@@ -18,14 +17,18 @@ from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing
 
+# Any, because it is typed only in part, and not installed where the types are checked.
+bitsandbytes: Any = import_module("bitsandbytes")
+functional: Any = bitsandbytes.functional
+
 FAMILY = "bitsandbytes"
 _SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # of its C kernels' names
 
 
-def _state(work: Linear | Coding) -> bnb.QuantState:
+def _state(work: Linear | Coding) -> Any:
     """How the codes of `work` map to values, in the form of bitsandbytes."""
     state = work.state
-    return bnb.QuantState(
+    return functional.QuantState(
         absmax=state.absmax.reshape(-1),
         shape=state.shape,
         dtype=state.dtype,
@@ -43,7 +46,7 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
 def _linear_layer(work: Linear, plan: Plan) -> Contender:
     N, K = work.state.shape
 
-    def make() -> nn.Module:
+    def make() -> Any:
         each = work.copy()
         layer = bitsandbytes.nn.Linear4bit(
             K, N, bias=False, compute_dtype=work.x.dtype, compress_statistics=False, device="meta"
@@ -62,21 +65,20 @@ def _linear_layer(work: Linear, plan: Plan) -> Contender:
 
     layers = rotate(make, work.traffic, plan.working_set)
 
-    def run() -> Tensor:
-        result: Tensor = next(layers)(work.x)
-        return result
+    def run() -> Any:
+        return next(layers)(work.x)
 
     return _linear(work, "Linear4bit", run)
 
 
 def _linear_product(work: Linear, plan: Plan) -> Contender:
-    def make() -> tuple[Tensor, bnb.QuantState]:
+    def make() -> tuple[Tensor, Any]:
         each = work.copy()
         return each.packed.view(-1, 1), _state(each)
 
     weights = rotate(make, work.traffic, plan.working_set)
 
-    def run() -> Tensor:
+    def run() -> Any:
         packed, state = next(weights)
         return bitsandbytes.matmul_4bit(work.x, packed, state)
 
@@ -92,11 +94,11 @@ def _linear(work: Linear, path: str, run: Callable[[], Tensor]) -> Contender:
     return Contender(FAMILY, run, check, work.traffic, path=path)
 
 
-def _coding(work: Coding, plan: Plan) -> Iterator[tuple[Coding, Tensor, bnb.QuantState]]:
+def _coding(work: Coding, plan: Plan) -> Iterator[tuple[Coding, Tensor, Any]]:
     """Copies of the operands, with flat scales to write to and the state to decode with."""
     copies = work.copies(plan)
 
-    def make() -> tuple[Coding, Tensor, bnb.QuantState]:
+    def make() -> tuple[Coding, Tensor, Any]:
         each = next(copies)
         return each, each.state.absmax.reshape(-1), _state(each)
 
@@ -108,12 +110,12 @@ def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
     items = _coding(work, plan)
     options = {"blocksize": work.state.blocksize, "quant_type": "nf4"}
 
-    def run() -> tuple[Tensor, bnb.QuantState]:
+    def run() -> Any:
         each, absmax, _ = next(items)
         if work.reuse:
             codes = each.codes.view(-1, 1)
-            return bnb.quantize_4bit(each.source, absmax=absmax, out=codes, **options)
-        return bnb.quantize_4bit(each.source, **options)
+            return functional.quantize_4bit(each.source, absmax=absmax, out=codes, **options)
+        return functional.quantize_4bit(each.source, **options)
 
     def check() -> Verdict:
         codes, state = run()
@@ -126,16 +128,20 @@ def dequantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
     """`functional.dequantize_4bit`; for a reused output, also the kernel behind it."""
     items = _coding(work, plan)
     blocksize = work.state.blocksize
-    kernel = getattr(lib, f"cdequantize_blockwise_cpu_nf4_{_SUFFIX[work.source.dtype]}")
+    kernel = getattr(
+        bitsandbytes.cextension.lib, f"cdequantize_blockwise_cpu_nf4_{_SUFFIX[work.source.dtype]}"
+    )
 
-    def fresh() -> Tensor:
+    def fresh() -> Any:
         each, _, state = next(items)
-        return bnb.dequantize_4bit(each.codes.view(-1, 1), state)
+        return functional.dequantize_4bit(each.codes.view(-1, 1), state)
 
     def reused() -> Tensor:
         each, absmax, _ = next(items)
         operands = (each.codes, absmax, each.source)
-        kernel(*map(bnb.get_ptr, operands), *map(c_longlong, (blocksize, *each.source.shape)))
+        kernel(
+            *map(functional.get_ptr, operands), *map(c_longlong, (blocksize, *each.source.shape))
+        )
         return each.source
 
     def judge(run: Callable[[], Tensor]) -> Verdict:
@@ -149,11 +155,11 @@ def quantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
     items = _coding(work, plan)
     code, blocksize = work.state.code, work.state.blocksize
 
-    def run() -> tuple[Tensor, bnb.QuantState]:
+    def run() -> Any:
         each, absmax, _ = next(items)
         if work.reuse:
-            return bnb.quantize_blockwise(each.source, code, absmax, each.codes, blocksize)
-        return bnb.quantize_blockwise(each.source, code, blocksize=blocksize)
+            return functional.quantize_blockwise(each.source, code, absmax, each.codes, blocksize)
+        return functional.quantize_blockwise(each.source, code, blocksize=blocksize)
 
     def check() -> Verdict:
         codes, state = run()
@@ -166,22 +172,24 @@ def dequantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
     """`functional.dequantize_blockwise`; for a reused output, also the kernel behind it."""
     items = _coding(work, plan)
     code, blocksize = work.state.code, work.state.blocksize
-    kernel = getattr(lib, f"cdequantize_blockwise_cpu_{_SUFFIX[work.source.dtype]}")
+    kernel = getattr(
+        bitsandbytes.cextension.lib, f"cdequantize_blockwise_cpu_{_SUFFIX[work.source.dtype]}"
+    )
 
-    def fresh() -> Tensor:
+    def fresh() -> Any:
         each, _, state = next(items)
-        return bnb.dequantize_blockwise(each.codes, state)
+        return functional.dequantize_blockwise(each.codes, state)
 
     def reused() -> Tensor:
         each, absmax, _ = next(items)
         operands = (code, each.codes, absmax, each.source)
-        kernel(*map(bnb.get_ptr, operands), *map(c_longlong, (blocksize, each.codes.numel())))
+        kernel(
+            *map(functional.get_ptr, operands), *map(c_longlong, (blocksize, each.codes.numel()))
+        )
         return each.source
 
     def judge(run: Callable[[], Tensor]) -> Verdict:
-        return checks.dequantized_blockwise(
-            work.codes, code, work.state.absmax, run(), blocksize
-        )
+        return checks.dequantized_blockwise(work.codes, code, work.state.absmax, run(), blocksize)
 
     return _decoders(work, fresh, reused, judge)
 

@@ -6,11 +6,10 @@ a yardstick that is not judged.
 
 from __future__ import annotations
 
-import kq_functional as kq
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import kq_functional as kq
 from benchmarks import checks, optimizing
 from benchmarks.data import dtype_name, rotate
 from benchmarks.harness import Contender, Verdict
@@ -21,7 +20,7 @@ FAMILY = "torch"
 
 
 def linear(work: Linear, plan: Plan) -> list[Contender]:
-    """`F.linear` with the decoded weight, in float32 and in bfloat16."""
+    """`functional.linear` with the decoded weight, in float32 and in bfloat16."""
     return [_linear(work, dtype, plan) for dtype in (torch.float32, torch.bfloat16)]
 
 
@@ -31,7 +30,7 @@ def _linear(work: Linear, dtype: torch.dtype, plan: Plan) -> Contender:
     weights = rotate(weight.clone, weight.nbytes, plan.working_set)
 
     def run() -> Tensor:
-        return F.linear(x, next(weights))
+        return nn.functional.linear(x, next(weights))
 
     def check() -> Verdict:
         return checks.linear_4bit(x, work.packed, work.state.absmax, run(), work.state.blocksize)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from torch import Tensor
+
 import kq_functional as kq
 import kq_kernels
 import kq_nn
 import kq_optim
-from torch import Tensor
-
 from benchmarks import checks, optimizing
 from benchmarks.data import rotate
 from benchmarks.harness import Contender, Verdict
@@ -46,7 +46,8 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
     layers = rotate(make, work.traffic, plan.working_set)
 
     def run() -> Tensor:
-        return next(layers)(work.x)
+        y: Tensor = next(layers)(work.x)
+        return y
 
     def check() -> Verdict:
         return checks.linear_4bit(
@@ -83,9 +84,7 @@ def dequantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
         return kq.dequantize_4bit(each.codes, each.state, out=each.source if work.reuse else None)
 
     def check() -> Verdict:
-        return checks.dequantized_4bit(
-            work.codes, work.state.absmax, run(), work.state.blocksize
-        )
+        return checks.dequantized_4bit(work.codes, work.state.absmax, run(), work.state.blocksize)
 
     return _each_isa(plan, run, check, work.traffic)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import subprocess
 import sys
 import tomllib
@@ -16,8 +17,21 @@ HERE = Path(__file__).parent
 SNAPSHOT = HERE / "api_snapshot.txt"
 
 
+# Modules whose names the packages above may use too.
+MODULES = {
+    "codebooks": ["shared_table"],
+    "formats": [
+        "FLOAT_DTYPES",
+        "NESTED_BLOCKSIZE",
+        "QUANT_TYPES",
+        "check_blocksize",
+        "check_quant_type",
+    ],
+}
+
+
 def describe(name: str) -> list[str]:
-    value = getattr(kq, name)
+    value = operator.attrgetter(name)(kq)
     if not inspect.isclass(value):
         return [f"{name}{inspect.signature(value, eval_str=True)}" if callable(value) else name]
     lines = [f"class {name}"]
@@ -35,7 +49,8 @@ def describe(name: str) -> list[str]:
 
 
 def render() -> str:
-    return "".join(f"{line}\n" for name in sorted(kq.__all__) for line in describe(name))
+    inner = [f"{module}.{name}" for module, names in MODULES.items() for name in names]
+    return "".join(f"{line}\n" for name in [*sorted(kq.__all__), *inner] for line in describe(name))
 
 
 def test_snapshot() -> None:

@@ -3,15 +3,16 @@
 import copy
 import pickle
 
-import kq_functional as kq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kq_nn import Linear4bit, LinearFP4, LinearNF4
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+import kq_functional as kq
+from kq_nn import Linear4bit, LinearFP4, LinearNF4
 
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 DTYPES = pytest.mark.parametrize("dtype", UNIT_ROUNDOFF)

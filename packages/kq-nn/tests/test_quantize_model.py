@@ -8,8 +8,9 @@ import weakref
 
 import pytest
 import torch
-from kq_nn import CoverageReport, Linear4bit, SkippedModule, quantize_model
 from torch import nn
+
+from kq_nn import CoverageReport, Linear4bit, SkippedModule, quantize_model
 
 
 class Block(nn.Module):

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from kq_nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from kq_nn import Linear4bit
 
 FORMATS = pytest.mark.parametrize(
     "options",

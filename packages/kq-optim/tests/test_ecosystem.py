@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from kq_optim import Adam, AdamW8bit
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import distribute_tensor
+
+from kq_optim import Adam, AdamW8bit
 
 BOTH = pytest.mark.parametrize("state", ["32bit", "8bit"])
 

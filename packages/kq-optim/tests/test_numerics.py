@@ -9,10 +9,11 @@ second order are below 1e-4 of them and covered by SLACK.
 
 import contextlib
 
-import kq_functional as kq
 import numpy as np
 import pytest
 import torch
+
+import kq_functional as kq
 from kq_optim import Adam, Adam8bit, AdamW, AdamW8bit
 
 U = 2.0**-24

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from kq_optim import Adam, Adam8bit, Adam32bit, AdamW, AdamW8bit, AdamW32bit
 
 CLASSES = [Adam, AdamW, Adam8bit, AdamW8bit, Adam32bit, AdamW32bit]

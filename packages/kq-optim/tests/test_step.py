@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from kq_optim import Adam, AdamW, AdamW8bit
 
 BOTH = pytest.mark.parametrize("state", ["32bit", "8bit"])

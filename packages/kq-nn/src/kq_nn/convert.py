@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import cast
 
-from kq_functional.formats import FLOAT_DTYPES
 from torch import nn
 
+from kq_functional.formats import FLOAT_DTYPES
 from kq_nn.coverage import CoverageReport
 from kq_nn.linear4bit import Linear4bit, QuantOptions
 from kq_nn.patterns import check_patterns, matches, unmatched

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import kq_functional as kq
 import torch
+from torch import Tensor
+
+import kq_functional as kq
 from kq_functional.codebooks import shared_table
 from kq_functional.formats import (
     FLOAT_DTYPES,
@@ -21,7 +23,6 @@ from kq_functional.formats import (
     check_blocksize,
     check_quant_type,
 )
-from torch import Tensor
 
 FORMAT_VERSION = 1
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self, TypedDict, Unpack, cast
 
-import kq_functional as kq
 import torch
 from torch import Tensor, nn
 
+import kq_functional as kq
 from kq_nn.format4bit import Format4bit, describe_header, pack, quant_state
 
 

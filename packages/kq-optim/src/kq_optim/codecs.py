@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import kq_functional as kq
 import torch
 from torch import Tensor
 
+import kq_functional as kq
 from kq_optim.placement import Placement
 from kq_optim.rules import Rule
 

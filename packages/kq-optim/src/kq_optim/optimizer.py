@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from kq_functional.formats import FLOAT_DTYPES
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from kq_functional.formats import FLOAT_DTYPES
 from kq_optim.checkpoint import describe_param, read_groups, read_state
 from kq_optim.codecs import Batch, Codec, codec_for
 from kq_optim.options import STORAGE_OPTIONS, check_option
