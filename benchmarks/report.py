@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from benchmarks.results import Record, Result, speedup
@@ -86,10 +87,11 @@ def limits(records: list[Record]) -> Table:
     """What the machine could do, over all rows: probes run beside every row's contenders."""
     lines = []
     for limit in _unique(name for record in records for name in record.limits):
-        rates = sorted(r.limits[limit] / 1e9 for r in records if limit in r.limits)
+        rates = [record.limits[limit] / 1e9 for record in records if limit in record.limits]
         unit = _UNITS.get(limit, "GB/s")
-        lines.append([limit, *(f"{rates[i]:.4g} {unit}" for i in (0, len(rates) // 2, -1))])
-    return Table("Limits of the machine", ["limit", "lowest", "median row", "highest"], lines)
+        shown = (min(rates), median(rates), max(rates))
+        lines.append([limit, *(f"{rate:.3g} {unit}" for rate in shown)])
+    return Table("Limits of the machine", ["limit", "lowest", "median", "highest"], lines)
 
 
 def remarks(records: list[Record], *, steadiness: bool) -> list[Note]:

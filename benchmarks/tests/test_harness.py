@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -12,7 +14,7 @@ import kq_functional as kq
 from benchmarks import checks, cli, plan, report, results
 from benchmarks.__main__ import run
 from benchmarks.data import gaussian, rotate, sampled_rows
-from benchmarks.harness import Contender, Interleaved, Probe, Row, Verdict
+from benchmarks.harness import Contender, Interleaved, Probe, Row, Verdict, nothing
 from benchmarks.isas import chosen_isas
 from benchmarks.work import Linear, Optimizing
 
@@ -30,7 +32,7 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def work(self, name: str, *seconds: float):
+    def work(self, name: str, *seconds: float) -> Callable[[], None]:
         """A call that takes these times in turn; the last one stays."""
         remaining = list(seconds)
 
@@ -41,7 +43,9 @@ class Machine:
         return call
 
 
-def contender(family: str, run=lambda: None, path: str = "", traffic: int = 0) -> Contender:
+def contender(
+    family: str, run: Callable[[], object] = nothing, path: str = "", traffic: int = 0
+) -> Contender:
     return Contender(family, run, lambda: RIGHT, traffic, path=path)
 
 
@@ -56,7 +60,7 @@ def result(family: str, seconds: float, correct: bool = True, path: str = "") ->
 # Timing
 
 
-def test_rounds_interleave_the_contenders():
+def test_rounds_interleave_the_contenders() -> None:
     machine = Machine()
     entries = [contender(name, machine.work(name, 1.0)) for name in "ABC"]
     timing = Interleaved(entries, sample=1.0, clock=machine.clock)
@@ -67,7 +71,7 @@ def test_rounds_interleave_the_contenders():
     assert [len(samples) for samples in timing.samples] == [3, 3, 3]
 
 
-def test_short_calls_are_repeated_within_a_sample_and_divided_out():
+def test_short_calls_are_repeated_within_a_sample_and_divided_out() -> None:
     machine = Machine()
     entries = [contender("short", machine.work("s", 0.25)), contender("long", machine.work("l", 4))]
     timing = Interleaved(entries, sample=1.0, clock=machine.clock)
@@ -77,14 +81,20 @@ def test_short_calls_are_repeated_within_a_sample_and_divided_out():
     assert timing.samples == [[0.25], [4.0]]
 
 
-def test_the_first_call_does_not_count():
+def test_the_first_call_does_not_count() -> None:
     machine = Machine()
     timing = Interleaved([contender("A", machine.work("A", 100.0, 0.5))], 1.0, machine.clock)
     assert timing.calls == [2]
     assert timing.samples == [[]]
 
 
-def test_preparation_is_not_timed():
+def test_a_long_call_is_not_tried_more_than_twice() -> None:
+    machine = Machine()
+    Interleaved([contender("A", machine.work("A", 2.0))], 1.0, machine.clock)
+    assert machine.log == ["A", "A"]
+
+
+def test_preparation_is_not_timed() -> None:
     machine = Machine()
     entry = replace(contender("A", machine.work("run", 1.0)), prepare=machine.work("prepare", 50.0))
     timing = Interleaved([entry], 1.0, machine.clock)
@@ -95,12 +105,12 @@ def test_preparation_is_not_timed():
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 15), (0.5, 12), (60.0, 5)])
-def test_rounds_fit_the_budget_within_limits(seconds, rounds):
+def test_rounds_fit_the_budget_within_limits(seconds: float, rounds: int) -> None:
     assert plan.full(("scalar",)).rounds(seconds) == rounds
 
 
-def test_operands_rotate_over_the_working_set():
-    made = []
+def test_operands_rotate_over_the_working_set() -> None:
+    made: list[int] = []
 
     def make() -> int:
         made.append(len(made))
@@ -110,7 +120,7 @@ def test_operands_rotate_over_the_working_set():
     assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 0]
 
 
-def test_sampled_rows_hold_both_ends_once():
+def test_sampled_rows_hold_both_ends_once() -> None:
     for rows in (1, 2, 127, 128, 129, 5000):
         chosen = sampled_rows(rows).tolist()
         assert chosen[0] == 0
@@ -121,12 +131,12 @@ def test_sampled_rows_hold_both_ends_once():
 # Figures
 
 
-def test_figures_are_medians_ratios_and_fractions_of_the_fastest_probe():
+def test_figures_are_medians_ratios_and_fractions_of_the_fastest_probe() -> None:
     row = Row(
         "linear",
         "M = 1",
         [contender("kq avx2", traffic=100), contender("torch", traffic=400)],
-        [Probe("read", "slow", lambda: None, 50), Probe("read", "fast", lambda: None, 100)],
+        [Probe("read", "slow", nothing, 50), Probe("read", "fast", nothing, 100)],
     )
     ours, theirs = [3.0, 2.0, 90.0], [8.0, 7.0, 9.0]
     samples = [ours, theirs, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -141,24 +151,25 @@ def test_figures_are_medians_ratios_and_fractions_of_the_fastest_probe():
 
 
 @pytest.mark.parametrize(("flops", "bound", "fraction"), [(10, "read", 0.5), (90, "compute", 0.9)])
-def test_the_limit_that_allows_least_binds(flops, bound, fraction):
+def test_the_limit_that_allows_least_binds(flops: int, bound: str, fraction: float) -> None:
     row = Row(
         "linear",
         "M = 16",
         [contender("kq avx2", traffic=50)],
-        [Probe("read", "sum", lambda: None, 100), Probe("compute", "matmul", lambda: None, 100)],
+        [Probe("read", "sum", nothing, 100), Probe("compute", "matmul", nothing, 100)],
         flops,
     )
     (measured,) = results.evaluate(row, [[1.0], [1.0], [1.0]], [1, 1, 1], [RIGHT]).results
-    assert (measured.bound, measured.fraction) == (bound, pytest.approx(fraction))
+    assert measured.bound == bound
+    assert measured.fraction == pytest.approx(fraction)
 
 
-def test_spread_is_the_distance_of_the_quartiles_over_the_median():
+def test_spread_is_the_distance_of_the_quartiles_over_the_median() -> None:
     assert results.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((4 - 2) / 3)
     assert results.spread([1.0]) == 0
 
 
-def test_a_family_is_represented_by_its_fastest_path_that_is_right():
+def test_a_family_is_represented_by_its_fastest_path_that_is_right() -> None:
     fast_but_wrong = result("bitsandbytes", 1.0, correct=False, path="matmul_4bit")
     right = result("bitsandbytes", 2.0, path="Linear4bit")
     assert record(fast_but_wrong, right).best("bitsandbytes") is right
@@ -166,7 +177,7 @@ def test_a_family_is_represented_by_its_fastest_path_that_is_right():
     assert record(right).best("torch") is None
 
 
-def test_records_survive_json():
+def test_records_survive_json() -> None:
     measured = record(result("kq avx2", 1.0), result("torch", 2.0, correct=False))
     assert results.Record.from_json(measured.to_json()) == measured
 
@@ -174,7 +185,7 @@ def test_records_survive_json():
 # Report
 
 
-def test_a_wrong_contender_is_marked_and_explained():
+def test_a_wrong_contender_is_marked_and_explained() -> None:
     measured = record(result("kq avx2", 2e-3), result("bitsandbytes", 5e-3, correct=False))
     (table,) = report.comparisons([measured], "kq")
     assert table.columns == ["work", "kq avx2", "of the limit", "bitsandbytes"]
@@ -185,7 +196,7 @@ def test_a_wrong_contender_is_marked_and_explained():
     assert "| M = 1 | 2.00 ms | 50% of read | 5.00 ms (2.50x) ✗ |" in text
 
 
-def test_each_instruction_set_has_a_table_against_the_same_peers():
+def test_each_instruction_set_has_a_table_against_the_same_peers() -> None:
     measured = record(result("kq avx512", 1.0), result("kq avx2", 2.0), result("torch", 4.0))
     tables = report.comparisons([measured], "kq")
     assert [table.title for table in tables] == ["linear: kq avx512", "linear: kq avx2"]
@@ -195,14 +206,14 @@ def test_each_instruction_set_has_a_table_against_the_same_peers():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.5, "2.50 s"), (0.125, "125 ms"), (1.5e-5, "15.0 µs")]
 )
-def test_durations_have_three_digits(seconds, text):
+def test_durations_have_three_digits(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
 
 
 # Checks: one damaged element is found
 
 
-def test_a_wrong_code_is_found():
+def test_a_wrong_code_is_found() -> None:
     source = gaussian(4, 128)
     packed, state = kq.quantize_4bit(source)
     assert checks.quantized_4bit(source, packed, state.absmax, 64).correct
@@ -212,7 +223,7 @@ def test_a_wrong_code_is_found():
     assert verdict.detail == "codes: 0.391% differ from the definition"  # one byte of 256
 
 
-def test_a_wrong_value_is_found():
+def test_a_wrong_value_is_found() -> None:
     packed, state = kq.quantize_4bit(gaussian(4, 128))
     out = kq.dequantize_4bit(packed, state)
     assert checks.dequantized_4bit(packed, state.absmax, out, 64).correct
@@ -220,7 +231,7 @@ def test_a_wrong_value_is_found():
     assert not checks.dequantized_4bit(packed, state.absmax, out, 64).correct
 
 
-def test_a_wrong_8bit_code_or_value_is_found():
+def test_a_wrong_8bit_code_or_value_is_found() -> None:
     source = gaussian(2, 512)
     codes, state = kq.quantize_blockwise(source, blocksize=256)
     out = kq.dequantize_blockwise(codes, state)
@@ -233,7 +244,7 @@ def test_a_wrong_8bit_code_or_value_is_found():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_wrong_product_is_found(dtype):
+def test_a_wrong_product_is_found(dtype: torch.dtype) -> None:
     work = Linear.make(3, 1024, 1024, dtype, plan.quick(("scalar",)))
     operands = work.packed, work.state.absmax
     y = kq.linear_4bit(work.x, work.packed, work.state)
@@ -242,7 +253,7 @@ def test_a_wrong_product_is_found(dtype):
     assert not checks.linear_4bit(work.x, *operands, y, 64).correct
 
 
-def test_a_wrong_optimizer_step_is_found():
+def test_a_wrong_optimizer_step_is_found() -> None:
     work = Optimizing.make(1024, 1024, plan.quick(("scalar",)))
     param = work.parameter()
     optimizer = torch.optim.AdamW([param], **work.options)
@@ -257,7 +268,7 @@ def test_a_wrong_optimizer_step_is_found():
 # Command
 
 
-def test_the_forced_instruction_set_is_the_only_one(monkeypatch):
+def test_the_forced_instruction_set_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_isas(["scalar"]) == ("scalar",)
     monkeypatch.setenv("KQ_CPU_ISA", "scalar")
     assert len(chosen_isas()) == 1
@@ -273,7 +284,12 @@ def test_the_forced_instruction_set_is_the_only_one(monkeypatch):
         (["--fast"], "No such option"),
     ],
 )
-def test_bad_input_is_answered_with_one_line(arguments, message, monkeypatch, capfd):
+def test_bad_input_is_answered_with_one_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
     assert run() == 2
     lines = capfd.readouterr().err.strip().splitlines()
@@ -281,7 +297,7 @@ def test_bad_input_is_answered_with_one_line(arguments, message, monkeypatch, ca
     assert lines[-1].startswith("benchmarks: error: ")
 
 
-def test_a_file_appears_only_when_it_is_complete(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "report.md"
     cli.write(target, "one")
     cli.write(target, "two")
