@@ -14,19 +14,20 @@ from typing import Any
 from demo import assets
 from demo.report import loss_plot, summary
 from kq_cli.app import app
-from kq_cli.reporting import notes
+from kq_cli.reporting import notes, one_line_warnings
 
 CACHE = Path("build/cache")
 OUT = Path("build/demo")
 
 EVALUATION = ["--tokens", "2048"]  # 4 rows of 512 tokens: 2,044 predictions
-TRAINING = {"--steps": 40, "--batch-size": 2, "--length": 256, "--rank": 8, "--lr": 5e-4}
+TRAINING = {"--steps": 24, "--batch-size": 2, "--length": 128, "--rank": 8, "--lr": 1e-3}
 PROMPT = "The Eiffel Tower is"
 QUESTION = "Explain in one sentence why the sky is blue."
 
 
 def main() -> None:
     """Runs everything and writes build/demo/report.json and build/demo/loss.png."""
+    one_line_warnings()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     leads = assets.wiki_leads(CACHE)
@@ -79,7 +80,7 @@ def measure(model: Path, evaluate: list[str]) -> dict[str, Any]:
 
 def write(model: Path, prompt: str, *options: object) -> dict[str, Any]:
     """What a model makes of a prompt."""
-    return kq("generate", model, "--prompt", prompt, "--max-new-tokens", 32, *options)
+    return kq("generate", model, "--prompt", prompt, "--max-new-tokens", 24, *options)
 
 
 def kq(*arguments: object) -> dict[str, Any]:
@@ -87,8 +88,10 @@ def kq(*arguments: object) -> dict[str, Any]:
     words = [str(argument) for argument in arguments]
     figures = OUT / "figures.json"
     notes.print("$ kq", *words, style="bold", markup=False, soft_wrap=True)
+    start = time.perf_counter()
     if code := app([*words, "--json", str(figures)], standalone_mode=False):
         raise SystemExit(code)
+    notes.print(f"{time.perf_counter() - start:.1f} seconds", style="dim")
     result: dict[str, Any] = json.loads(figures.read_text("utf-8"))
     figures.unlink()
     return result

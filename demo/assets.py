@@ -100,7 +100,7 @@ def _convert_smollm2(cache: Path, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
     # Without these two lines save_pretrained refuses: "quantized with gguf and is not
     # serializable".
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     del model.config.quantization_config
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

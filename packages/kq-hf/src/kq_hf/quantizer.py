@@ -139,7 +139,7 @@ class KqQuantizer(HfQuantizer):
         for name, module in list(model.named_modules()):
             if isinstance(module, Linear4bit):
                 dense = nn.Linear(module.in_features, module.out_features, False, device="meta")
-                dense.weight = nn.Parameter(module.dequantize(dtype or torch.float32))
+                dense.weight = nn.Parameter(module.dequantize().to(dtype or torch.float32))
                 dense.bias = module.bias
                 model.set_submodule(name, dense)
         return model
