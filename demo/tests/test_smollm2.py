@@ -28,7 +28,8 @@ def rows() -> Tensor:
 def log_probabilities(model: PreTrainedModel, rows: Tensor) -> Tensor:
     """Of each token but the first of a row: float64 [rows, length - 1]."""
     logits = model(rows).logits[:, :-1].double()
-    return logits.log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+    taken: Tensor = logits.log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+    return taken
 
 
 def load(dtype: torch.dtype) -> PreTrainedModel:
