@@ -21,7 +21,7 @@ PACKAGES = {
     "kq_hf": (
         "packages/kq-hf",
         {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_cli"}
-        | {"transformers", "peft", "accelerate", "safetensors", "typer", "rich"},
+        | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"},
     ),
     "kq_conformance": ("conformance", {"numpy", "torch", "typer", "rich"}),
 }
