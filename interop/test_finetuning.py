@@ -25,7 +25,7 @@ from interop.paths import CACHE, REPORT
 from kq_hf.text import token_rows
 
 matplotlib.use("Agg")
-RECIPE = kq_hf.Finetuning(rank=8, alpha=16, steps=40, batch_size=4, lr=1e-3)
+RECIPE = kq_hf.Finetuning(rank=8, alpha=16, steps=30, batch_size=2, lr=1e-3)
 WINDOW = 128
 
 

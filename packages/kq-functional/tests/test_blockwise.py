@@ -175,9 +175,9 @@ HOLED[9] = torch.nan
         (
             lambda: kq.quantize_blockwise(ONES, UNSORTED),
             ValueError,
-            "code must be sorted in ascending order and free of NaN",
+            "code must be sorted in ascending order and finite",
         ),
-        (lambda: kq.quantize_blockwise(ONES, HOLED), ValueError, "free of NaN"),
+        (lambda: kq.quantize_blockwise(ONES, HOLED), ValueError, "ascending order and finite"),
         (
             lambda: kq.quantize_blockwise(ONES, out=torch.empty(210, dtype=torch.uint8)),
             ValueError,

@@ -177,6 +177,34 @@ def test_autocast_casts_like_linear(dtype: torch.dtype) -> None:
         assert kq.linear_4bit(x, packed, state, bias).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_autocast_does_not_accept_other_dtypes(dtype: torch.dtype) -> None:
+    packed, state = kq.quantize_4bit(randn(6, 70))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TypeError, match="x must be one of float32, bfloat16, float16"),
+    ):
+        kq.linear_4bit(torch.ones(4, 70, dtype=dtype), packed, state)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_ragged_flat_weights_do_not_depend_on_threads(rows: int) -> None:
+    weight, x, grad = randn(129, 257), randn(rows, 257), randn(rows, 129)
+    packed, state = kq.quantize_4bit(weight, layout="flat")
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaf = x.clone().requires_grad_()
+        y = kq.linear_4bit(leaf, packed, state)
+        y.backward(grad)
+        results.append((y.detach(), leaf.grad))
+    torch.set_num_threads(before)
+    for y, gradient in results[1:]:
+        assert torch.equal(y, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
 def test_nothing_is_changed() -> None:
     packed, state = kq.quantize_4bit(randn(6, 70), compress_statistics=True)
     x, bias = randn(4, 70), randn(6)

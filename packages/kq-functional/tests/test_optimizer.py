@@ -378,6 +378,16 @@ def scales(count: int = 2) -> list[Tensor]:
             ValueError,
             r"code_maps\[1\] must have 256 elements, got 300",
         ),
+        *(
+            (
+                lambda name=name, value=value: kq.optimizer_step_8bit(
+                    "adam", [P], [G], codes_of(300), scales(), MAPS, [1], **DEFAULTS | {name: value}
+                ),
+                ValueError,
+                f"{name} must",
+            )
+            for name, value in [("beta1", 1.0), ("beta2", -0.1), ("eps", -1.0), ("lr", math.nan)]
+        ),
     ],
 )
 def test_bad_arguments(call, error: type[Exception], message: str) -> None:

@@ -35,6 +35,8 @@ def test_other_dtype_for_what_stays_dense(llama: Path, tmp_path: Path) -> None:
 def test_quantizing_refuses_what_makes_no_sense(
     llama: Path, quantized: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(ValueError, match="lies in"):
+        quantize_checkpoint(llama, llama / "nf4", KqConfig())
     with pytest.raises(ValueError, match=r"is quantized already \(kq\)"):
         quantize_checkpoint(quantized, tmp_path / "q", KqConfig())
     with pytest.raises(ValueError, match="no layer to quantize"):

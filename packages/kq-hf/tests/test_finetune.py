@@ -1,9 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from kq_hf import FinetuneResult, Finetuning, finetune
@@ -100,6 +101,20 @@ def test_checkpoint_of_another_run_is_refused(
         run(quantized, rows, tmp_path / "out", Finetuning(**{**vars(SETTINGS), "seed": 1}))
     with pytest.raises(ValueError, match="of another run: another model"):
         run(llama, rows, tmp_path / "out")
+
+
+def test_checkpoint_of_other_weights_is_refused(
+    quantized: Path, rows: torch.Tensor, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(quantized, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] ^= 1
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(KeyboardInterrupt):
+        run(quantized, rows, tmp_path / "out", stop_after=6)
+    with pytest.raises(ValueError, match="of another run: another model"):
+        run(other, rows, tmp_path / "out")
 
 
 def test_damaged_checkpoint_is_refused(quantized: Path, rows: torch.Tensor, tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ void check_length(const nb::list& list, const char* name, size_t expected) {
                               .c_str());
 }
 
+void check_option(bool good, const char* name, const char* accepted, double value) {
+    if (good) return;
+    throw nb::value_error(
+        (std::string(name) + ": expected a number that is " + accepted + ", got " + std::to_string(value))
+            .c_str());
+}
+
 // All blocks of all tensors are one range, so that many small tensors are as parallel as one large one.
 void step_all(const std::vector<Adam8Args>& tensors, int requested) {
     std::vector<int64_t> starts{0};
@@ -74,6 +81,11 @@ void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grad
             ("steps: expected a list of " + std::to_string(n) + ", got " + std::to_string(steps.size()))
                 .c_str());
     }
+    check_option(beta1 >= 0 && beta1 < 1, "beta1", "at least 0 and below 1", beta1);
+    check_option(beta2 >= 0 && beta2 < 1, "beta2", "at least 0 and below 1", beta2);
+    check_option(std::isfinite(lr), "lr", "finite", lr);
+    check_option(std::isfinite(eps) && eps >= 0, "eps", "finite and not negative", eps);
+    check_option(std::isfinite(weight_decay), "weight_decay", "finite", weight_decay);
     const AdamOptions options{lr, beta1, beta2, eps, weight_decay, decoupled, maximize};
     const Codebook8 map1 =
         codebook(array(code_maps[0], "code_maps", Access::read, {DType::float32}, 256), "code_maps");

@@ -7,10 +7,6 @@
 #if KQ_X86
 #include <cpuid.h>
 #endif
-#if KQ_X86 && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace kq {
 namespace {
@@ -30,18 +26,12 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-// The processor has tiles with bf16 products, and the kernel lets this process use them: Linux asks for one
-// request per process, and may refuse it.
+// The processor has tiles with bf16 products. Using them takes the operating system's permission too, which
+// changes the process; a kernel that uses them has to ask for it first.
 bool has_amx() {
-#ifdef __linux__
     unsigned eax, ebx, ecx, edx;
     if (!has_avx512() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-    const bool bf16_tiles = (edx >> 22 & 1u) != 0 && (edx >> 24 & 1u) != 0;
-    constexpr long kRequestPermission = 0x1023, kTileData = 18;
-    return bf16_tiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-    return false;
-#endif
+    return (edx >> 22 & 1u) != 0 && (edx >> 24 & 1u) != 0;
 }
 #endif
 

@@ -22,9 +22,12 @@ struct Geometry {
     int64_t cols;
     int64_t blocksize;
 
-    int64_t blocks_per_row() const { return (cols + blocksize - 1) / blocksize; }
-    int64_t bytes_per_row() const { return (cols + 1) / 2; }
-    int64_t blocks() const { return rows * blocks_per_row(); }
+    // Written so that no sum can overflow, and always inlined for the reason given above.
+    [[gnu::always_inline]] int64_t blocks_per_row() const {
+        return cols / blocksize + (cols % blocksize != 0);
+    }
+    [[gnu::always_inline]] int64_t bytes_per_row() const { return cols / 2 + cols % 2; }
+    [[gnu::always_inline]] int64_t blocks() const { return rows * blocks_per_row(); }
 };
 
 // Where the scale of a block comes from: float32 values, or 8-bit codes of a second quantization whose

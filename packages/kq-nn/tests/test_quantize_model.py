@@ -233,6 +233,7 @@ def test_dense_weights_are_freed_one_by_one(monkeypatch):
         ({"skip": [3]}, TypeError, "skip must hold strings, got 3"),
         ({"skip": [""]}, ValueError, "empty string"),
         ({"skip": ["("]}, ValueError, r"skip pattern '\(' is no regular expression"),
+        ({"skip": ["(?i)HEAD"]}, ValueError, "is no regular expression: global flags"),
     ],
 )
 def test_bad_arguments_change_nothing(arguments, error, message):

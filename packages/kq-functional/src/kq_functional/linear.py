@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
 
+from .formats import FLOAT_DTYPES
 from .ops import linear as ops
 from .state import QuantState
 
@@ -35,8 +36,9 @@ def linear_4bit(
     device_type = x.device.type
     if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
-        x = x.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        # What is no operand at all is left as it is, to be refused.
+        x = x.to(dtype) if x.dtype in FLOAT_DTYPES else x
+        bias = bias.to(dtype) if bias is not None and bias.dtype in FLOAT_DTYPES else bias
     absmax, *nested = quant_state.scales
     needs_grad = torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad)

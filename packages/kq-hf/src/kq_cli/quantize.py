@@ -35,19 +35,19 @@ def quantize(
     check_dtype(dtype)
     quiet_transformers()
     from kq_hf import KqConfig, inspect_checkpoint, quantize_checkpoint
-    from kq_hf.checkpoint import model_folder
+    from kq_hf.checkpoint import model_folder, weight_bytes
 
     config = KqConfig(quant_type, blocksize, double_quant, modules_to_not_convert=skip)
     folder = model_folder(source)
     coverage = quantize_checkpoint(folder, destination, config, dtype)
-    before, after = inspect_checkpoint(folder), inspect_checkpoint(destination)
+    before, after = weight_bytes(folder), inspect_checkpoint(destination)
     results.print(str(coverage), markup=False)
     print_figures(
         str(destination),
         {
             "bits per quantized weight": f"{coverage.bits_per_weight:.3f}",
             "bits per parameter": f"{after.bits_per_parameter:.3f}",
-            "files before": size(before.file_bytes),
+            "files before": size(before),
             "files after": size(after.file_bytes),
         },
     )
@@ -56,7 +56,7 @@ def quantize(
         {
             "coverage": coverage.to_dict(),
             "bits_per_parameter": after.bits_per_parameter,
-            "file_bytes_before": before.file_bytes,
+            "file_bytes_before": before,
             "file_bytes_after": after.file_bytes,
         },
     )

@@ -92,7 +92,7 @@ def quantize_checkpoint(
     """Quantizes a model folder into a new one, which `from_pretrained` loads without arguments.
 
     Beside the weights, everything that goes with the model (tokenizer, chat template, notes) is
-    copied. The destination appears when it is complete.
+    copied; hidden files are not. The destination appears when it is complete.
 
     Args:
         source: A model folder with dense weights.
@@ -105,8 +105,11 @@ def quantize_checkpoint(
 
     Raises:
         FileExistsError: If the destination exists.
-        ValueError: If the source is quantized already, or has nothing to quantize.
+        ValueError: If the source is quantized already or has nothing to quantize, or the
+            destination lies in it.
     """
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{destination} lies in {source}, whose contents are copied")
     with new_folder(destination) as folder:
         stored = AutoConfig.from_pretrained(source)
         if existing := getattr(stored, "quantization_config", None):
@@ -116,8 +119,21 @@ def quantize_checkpoint(
         if report.quantized_parameters == 0:
             raise ValueError(f"{source} has no layer to quantize\n{report}")
         model.save_pretrained(folder)
-        for entry in source.iterdir():
-            if not (folder / entry.name).exists() and not _WEIGHTS.fullmatch(entry.name):
-                copy = shutil.copytree if entry.is_dir() else shutil.copy2
-                copy(entry, folder / entry.name)
+        shutil.copytree(
+            source, folder, ignore=_not_to_copy, copy_function=_copy_new, dirs_exist_ok=True
+        )
     return report
+
+
+def _not_to_copy(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(".") or _WEIGHTS.fullmatch(name)]
+
+
+def _copy_new(source: str, destination: str) -> None:
+    if not Path(destination).exists():
+        shutil.copy2(source, destination)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the files in a model folder that hold its weights."""
+    return sum(file.stat().st_size for file in folder.iterdir() if _WEIGHTS.fullmatch(file.name))

@@ -1,7 +1,7 @@
 """Results that appear under their final name only when they are complete."""
 
-import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +52,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
 
 
 def _refuse_existing(path: Path) -> None:

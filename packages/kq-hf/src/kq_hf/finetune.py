@@ -119,7 +119,8 @@ def finetune(
     finished, it returns the result.
 
     Args:
-        model: A quantized causal language model; it is wrapped and trained in place.
+        model: A quantized causal language model; it is wrapped and trained in place. (If the run
+            had finished already, the adapters that it gets are fresh: load those in `out`.)
         rows: int64 [rows, length], see `kq_hf.text.token_rows`.
         out: Folder to make for the adapter.
         settings: How to train.
@@ -136,7 +137,7 @@ def finetune(
     """
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
-    run = Run.of(out, asdict(settings), model.config.to_json_string(), rows)
+    run = Run.of(out, asdict(settings), model, rows)
     state = run.finished() or run.resume()
     resumed_from = len(state.losses)
     adapted, optimizer = _adapted(model, settings)

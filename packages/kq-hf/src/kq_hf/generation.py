@@ -75,6 +75,7 @@ def continue_prompt(
     if temperature > 0:
         sampling["temperature"] = temperature
     torch.manual_seed(seed)
+    pad = tokenizer.pad_token_id
     start = time.perf_counter()
     generate: Any = model.generate
     output = generate(
@@ -82,7 +83,7 @@ def continue_prompt(
         attention_mask=inputs["attention_mask"],
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
-        pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if pad is None else pad,
         streamer=streamer,
         **sampling,
     )

@@ -70,7 +70,7 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         ValueError: If there are no safetensors files, or one is damaged or incomplete.
         OSError: If a file cannot be read.
     """
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    files = [path] if path.is_file() else _files(path)
     if not files:
         raise ValueError(f"{path} holds no safetensors files")
     tensors: dict[str, _Stored] = {}
@@ -80,6 +80,13 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         tensors.update(found)
         headers.update(_read_formats(file, [name for name in found if name.endswith(_HEADER)]))
     return _report(path, files, tensors, headers)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that `from_pretrained` reads: another layout of the same weights may lie beside."""
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    return sorted(folder.glob("model-*.safetensors")) or sorted(folder.glob("*.safetensors"))
 
 
 def _read_header(file: Path) -> dict[str, _Stored]:

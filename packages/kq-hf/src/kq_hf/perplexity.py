@@ -57,12 +57,14 @@ def perplexity(
     model.eval()
     start = time.perf_counter()
     total = 0.0
-    for index, row in enumerate(rows.to(model.device)):
-        logits = model(row[None], use_cache=False).logits[0, :-1].float()
-        total += cross_entropy(logits, row[1:], reduction="sum").item()
-        if on_row:
-            on_row(index + 1, len(rows))
-    model.train(training)
+    try:
+        for index, row in enumerate(rows.to(model.device)):
+            logits = model(row[None], use_cache=False).logits[0, :-1].float()
+            total += cross_entropy(logits, row[1:], reduction="sum").item()
+            if on_row:
+                on_row(index + 1, len(rows))
+    finally:
+        model.train(training)
     predicted = rows.shape[0] * (rows.shape[1] - 1)
     nll = total / predicted
     seconds = time.perf_counter() - start

@@ -140,7 +140,9 @@ class KqQuantizer(HfQuantizer):
             if isinstance(module, Linear4bit):
                 dense = nn.Linear(module.in_features, module.out_features, False, device="meta")
                 dense.weight = nn.Parameter(module.dequantize().to(dtype or torch.float32))
+                dense.weight.requires_grad_(False)
                 dense.bias = module.bias
+                dense.train(module.training)
                 model.set_submodule(name, dense)
         return model
 

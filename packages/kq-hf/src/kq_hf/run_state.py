@@ -9,10 +9,13 @@ from typing import Any, Self
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kq_hf.files import new_folder, replaced_file
 
 _RECORD = "kq_finetune.json"
+_SAMPLE = 4096
+"""Values of a tensor that its digest reads."""
 
 
 @dataclass
@@ -33,10 +36,18 @@ class RunState:
 
     @torch.no_grad()
     def restore(self, model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-        """Puts the saved values into the adapters and the optimizer, and forgets them here."""
+        """Puts the saved values into the adapters and the optimizer, and forgets them here.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
         if self.tensors is None or self.optimizer is None:
             return
-        for name, parameter in _trainable(model).items():
+        parameters = _trainable(model)
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        if shapes != {name: tensor.shape for name, tensor in self.tensors.items()}:
+            raise ValueError("the checkpoint's tensors are not those of the adapters")
+        for name, parameter in parameters.items():
             parameter.copy_(self.tensors[name])
         optimizer.load_state_dict(self.optimizer)
         self.tensors = self.optimizer = None
@@ -55,13 +66,13 @@ class Run:
     identity: dict[str, Any]
 
     @classmethod
-    def of(cls, out: Path, settings: dict[str, Any], model: str, rows: Tensor) -> Self:
+    def of(cls, out: Path, settings: dict[str, Any], model: PreTrainedModel, rows: Tensor) -> Self:
         """The run with these settings.
 
         Args:
             out: Folder of the adapter.
             settings: JSON-serializable settings.
-            model: Description of the model.
+            model: The model before it gets adapters.
             rows: The tokens to train on.
         """
         contents = rows.cpu().contiguous().numpy().tobytes()
@@ -69,7 +80,7 @@ class Run:
             out,
             {
                 **settings,
-                "model": hashlib.sha256(model.encode()).hexdigest(),
+                "model": _digest(model),
                 "text": hashlib.sha256(repr(rows.shape).encode() + contents).hexdigest(),
             },
         )
@@ -90,7 +101,7 @@ class Run:
         try:
             record = json.loads((self.out / _RECORD).read_text("utf-8"))
             saved, losses, seconds = (record[key] for key in ("identity", "losses", "seconds"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise FileExistsError(f"{self.out} exists and is not an adapter made by kq") from None
         if changed := self._changed(saved):
             raise FileExistsError(f"{self.out} is the result of another run: {changed}")
@@ -158,6 +169,16 @@ class Run:
             else:
                 words.append(f"{name} {saved.get(name)!r} instead of {self.identity.get(name)!r}")
         return ", ".join(words)
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """Of the config and of the first values of every stored tensor: tells checkpoints apart."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sample = tensor.detach().flatten()[:_SAMPLE].cpu().contiguous()
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:

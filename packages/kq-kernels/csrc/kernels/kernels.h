@@ -134,7 +134,7 @@ struct Kernels {
     int few_rows_limit;
 };
 
-// One per instruction set; `kernels_for` is in dispatch.h.
+// One per instruction set; dispatch.h chooses.
 namespace scalar {
 extern const Kernels kernels;
 }

@@ -46,7 +46,7 @@ def quantize_model(
     Raises:
         TypeError: if `model` is itself an `nn.Linear`, which cannot be replaced in place, or an
             argument is of the wrong type.
-        ValueError: for an argument out of range. The model is unchanged after an error.
+        ValueError: for an argument out of range; the model is unchanged then.
     """
     if isinstance(model, nn.Linear):
         raise TypeError("model is itself an nn.Linear: use Linear4bit.from_linear(model)")

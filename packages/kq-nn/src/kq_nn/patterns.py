@@ -16,7 +16,7 @@ def check_patterns(patterns: Sequence[str]) -> None:
         if not pattern:
             raise ValueError("skip must not hold the empty string: it would match every module")
         try:
-            re.compile(pattern)
+            _up_to_boundary(pattern)
         except re.error as error:
             raise ValueError(
                 f"skip pattern {pattern!r} is no regular expression: {error}"
@@ -29,8 +29,11 @@ def matches(pattern: str, name: str) -> bool:
     Either as a regular expression from the start of the name up to a dot or the end ("layers.1"
     matches "layers.1.mlp", not "layers.11"), or as a plain suffix ("head" matches "lm_head").
     """
-    up_to_boundary = rf"(?:{pattern})(?:(?<=\.)|\.|$)"
-    return name.endswith(pattern) or re.match(up_to_boundary, name) is not None
+    return name.endswith(pattern) or _up_to_boundary(pattern).match(name) is not None
+
+
+def _up_to_boundary(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:{pattern})(?:(?<=\.)|\.|$)")
 
 
 def unmatched(patterns: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
+from ..products import multiply
 from ..rules import RULES
 from ._torch_codes import (
     block_slice,
@@ -99,7 +100,7 @@ class TorchBackend(Backend):
         """Decode the weight in the dtype of x and multiply."""
         weight = x.new_empty(out.shape[1], x.shape[1])
         self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
-        _product(x, weight.t(), bias, out)
+        multiply(x, weight.t(), bias, out)
 
     def linear_4bit_backward(
         self,
@@ -114,7 +115,7 @@ class TorchBackend(Backend):
         """Decode the weight in the dtype of grad and multiply."""
         weight = grad.new_empty(grad.shape[1], out.shape[1])
         self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
-        _product(grad, weight, None, out)
+        multiply(grad, weight, None, out)
 
     def optimizer_step_8bit(
         self,
@@ -141,20 +142,6 @@ class TorchBackend(Backend):
     ) -> None:
         """Update tensor by tensor."""
         step_32bit(rule, params, grads, states, steps, **options)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Multiply, in an order of additions that does not depend on the number of threads."""
-    single = x.shape[0] == 1 and x.device.type == "cpu"
-    # A single row would go to a matrix-vector product, which shares out its sums to threads.
-    rows = x.expand(2, -1) if single else x
-    result = rows.new_empty(2, out.shape[1]) if single else out
-    if bias is None:
-        torch.mm(rows, weight, out=result)
-    else:
-        torch.addmm(bias, rows, weight, out=result)
-    if single:
-        out.copy_(result[:1])
 
 
 _BACKEND = TorchBackend()

@@ -37,9 +37,11 @@ def _run(
     absmax: Tensor,
     blocksize: int,
 ) -> None:
-    # `not all(<=)` also refuses NaN. Our own map is not looked at again.
-    if not is_shared_table(code) and not bool((code[:-1] <= code[1:]).all()):
-        raise ValueError("code must be sorted in ascending order and free of NaN")
+    # Our own map is not looked at again.
+    if not is_shared_table(code) and not bool(
+        ((code[:-1] <= code[1:]) & code[:-1].isfinite() & code[1:].isfinite()).all()
+    ):
+        raise ValueError("code must be sorted in ascending order and finite")
     backend.quantize_blockwise(
         matrix(A, geo.rows, geo.cols),
         code.contiguous(),

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear as dense_linear
 
 from ..backends.base import Scales
+from ..products import multiply
 from ..selection import Query, check_query, choose
 from .checks import check_tensor, dense_weight, matrix
 from .four_bit import dequantize_into
@@ -61,13 +61,14 @@ def _linear(
     _check_bias(bias, x, n)
     layout = _as_rows(shape, blocksize, layout)
     scales = Scales(absmax, *nested)
+    out = x.new_empty((*x.shape[:-1], n))
+    m = math.prod(x.shape[:-1])
     if layout == "flat":
         weight = x.new_empty((n, k))
         dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
-        return dense_linear(x, weight, bias)
+        multiply(matrix(x, m, k), weight.t(), bias, matrix(out, m, n))
+        return out
     packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
-    out = x.new_empty((*x.shape[:-1], n))
-    m = math.prod(x.shape[:-1])
     backend.linear_4bit(
         matrix(x, m, k),
         packed,
@@ -113,13 +114,14 @@ def _backward(
     n, k = shape
     layout = _as_rows(shape, blocksize, layout)
     scales = Scales(absmax, *nested)
+    out = grad.new_empty((*grad.shape[:-1], k))
+    m = math.prod(grad.shape[:-1])
     if layout == "flat":
         weight = grad.new_empty((n, k))
         dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
-        return grad @ weight
+        multiply(matrix(grad, m, n), weight, None, matrix(out, m, k))
+        return out
     packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
-    out = grad.new_empty((*grad.shape[:-1], k))
-    m = math.prod(grad.shape[:-1])
     backend.linear_4bit_backward(
         matrix(grad, m, n),
         packed,

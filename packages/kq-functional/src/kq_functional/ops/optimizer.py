@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,17 @@ def _check(
             )
         if step < 1:
             raise ValueError(f"steps[{i}] must be at least 1, got {step}")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in ("beta1", "beta2"):
+        if not 0 <= options[name] < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {options[name]}")
+    for name in ("lr", "eps", "weight_decay"):
+        if not math.isfinite(options[name]):
+            raise ValueError(f"{name} must be finite, got {options[name]}")
+    if options["eps"] < 0:
+        raise ValueError(f"eps must not be negative, got {options['eps']}")
 
 
 def _check_state(
@@ -84,6 +96,7 @@ def _step(
     blocksize: int,
     options: dict[str, Any],
 ) -> None:
+    _check_options(options)
     count = len(params)
     groups = _groups(op, rule, params, blocksize)
     # All are chosen before the first one steps: a call that fails changes nothing.

@@ -83,7 +83,6 @@ static inline void store(T* p, f32 v) {
 template <class T>
 static inline void store_n(T*, f32, int) {}
 
-static inline uint32_t max_abs_bits(f32 v) { return bits_of(v) & 0x7fffffffu; }
 struct AbsMax {
     uint32_t bits = 0;
     void update(f32 v) {
