@@ -64,6 +64,8 @@ def main() -> None:
     (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     summary(report)
     before, after = (report[name]["perplexity"]["perplexity"] for name in ("nf4", "adapted"))
+    # 3 % is 0.03 nats a token: several times what other first values of the adapters change (0.004,
+    # interop/test_finetuning.py).
     if not after < 0.97 * before:
         raise SystemExit(f"fine-tuning did not help: perplexity {before:.2f} -> {after:.2f}")
 

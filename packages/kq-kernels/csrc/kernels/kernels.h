@@ -130,7 +130,7 @@ struct Kernels {
     void (*pack_many)(const PackArgs&, int64_t tile_begin, int64_t tile_end);
     void (*linear_4bit_many)(const Linear4ManyArgs&, int64_t begin, int64_t end, float* scratch);
 
-    // Rows of x up to which the few-rows kernel is the faster one (benchmarks/README.md).
+    // Rows of x up to which the few-rows kernel is the faster one (tables.cpp).
     int few_rows_limit;
 };
 

@@ -78,7 +78,7 @@ def build_info() -> dict[str, str]:
         "version": __version__,
         "compiler": _native.compiler,
         "isa": isa(),
-        "available_isas": ",".join(available_isas()),
+        "available_isas": ", ".join(available_isas()),
     }
 
 

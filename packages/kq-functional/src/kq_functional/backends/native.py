@@ -61,13 +61,7 @@ class NativeBackend(Backend):
 
     def describe(self) -> dict[str, str]:
         """Return the version, the instruction sets and how kq-kernels was built."""
-        build = {name: str(value) for name, value in self._kernels.build_info().items()}
-        return {
-            **build,
-            "version": self.version,
-            "isa": self._kernels.isa(),
-            "available_isas": ", ".join(self._kernels.available_isas()),
-        }
+        return dict(self._kernels.build_info())
 
     def quantize_4bit(
         self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
@@ -233,7 +227,7 @@ def load() -> NativeBackend:
             "kq-kernels is not installed (pip install 'kq-functional[native]')"
         ) from None
     needed = [capability.op for capability in _CAPABILITIES]
-    needed += ["isa", "available_isas", "build_info", "__version__"]
+    needed += ["build_info", "__version__"]
     missing = [name for name in needed if not hasattr(kq_kernels, name)]
     if missing:
         raise ImportError(
