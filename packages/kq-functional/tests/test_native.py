@@ -8,12 +8,19 @@ import pytest
 import torch
 
 import kq_functional as kq
+from kq_functional import registry
+from kq_functional.backends.base import Backend, Scales
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 QUANT_TYPES = ["nf4", "fp4"]
 NATIVE = next(record for record in kq.backends() if record.name == "native")
 
 pytestmark = pytest.mark.skipif(NATIVE.status != "loaded", reason=f"native: {NATIVE.error}")
+
+
+@pytest.fixture
+def native() -> Backend:
+    return registry.load_or_raise("native")
 
 
 @pytest.fixture
@@ -67,3 +74,29 @@ def test_threads_do_not_change_a_bit(dtype: torch.dtype, rows: int) -> None:
             results.append([packed, state.absmax, state.offset, y, x_grad.grad])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        torch.ones(64, 4).t(),
+        torch.ones(1, 64).expand(4, -1),
+        torch.ones(256).as_strided((4, 64), (63, 1)),
+    ],
+    ids=["transposed", "repeated", "overlapping"],
+)
+def test_strides_outside_of_the_contract_are_refused(native: Backend, A: torch.Tensor) -> None:
+    """The kernels get addresses, so a mistake here would be one in memory."""
+    packed, absmax = torch.empty(4, 32, dtype=torch.uint8), torch.empty(4, 1)
+    with pytest.raises(ValueError, match=r"A must have the strides \(at least 64, 1\), got"):
+        native.quantize_4bit(A, packed, absmax, quant_type="nf4", blocksize=64)
+
+
+def test_other_devices_are_refused(native: Backend) -> None:
+    x, absmax = torch.ones(2, 64, device="meta"), torch.ones(2, 1)
+    packed, scales = torch.zeros(2, 32, dtype=torch.uint8), Scales(absmax)
+    with pytest.raises(NotImplementedError, match=r"takes CPU tensors .* got float32 on meta"):
+        native.quantize_4bit(x, packed, absmax, quant_type="nf4", blocksize=64)
+    with pytest.raises(NotImplementedError, match="got float32 on meta"):
+        native.dequantize_4bit(packed, scales, x, quant_type="nf4", blocksize=64)
+    assert not packed.any()

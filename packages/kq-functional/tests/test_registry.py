@@ -163,6 +163,47 @@ def test_backend_asked_for_by_name_raises_the_loader_message(
     assert isinstance(caught.value.__cause__, OSError)
 
 
+OF_OTHERS = """
+from types import SimpleNamespace
+
+
+class Backend:
+    name, version = "others", "7"
+    capabilities = [
+        SimpleNamespace(
+            op="quantize_blockwise",
+            dtypes={"float32"},
+            devices=None,
+            quant_types=(),
+            blocksizes=range(1, 65),
+            rules=(),
+        )
+    ]
+
+    def describe(self):
+        return {"version": self.version}
+
+    def quantize_blockwise(self, A, code, codes, absmax, *, blocksize):
+        codes.fill_(blocksize)
+        absmax.fill_(7)
+"""
+
+
+def test_a_backend_that_imports_nothing_of_this_package(
+    plugin: Callable[[str, str], None], register: Callable[..., None]
+) -> None:
+    plugin("kq_others", OF_OTHERS)
+    register(others="kq_others:Backend")
+    assert record_of("others").status == "loaded"
+    assert record_of("others").description == {"version": "7"}
+    with kq.use_backend("others"):
+        codes, state = kq.quantize_blockwise(torch.ones(3), blocksize=64)
+        with pytest.raises(NotImplementedError, match="not for blocksize 65"):
+            kq.quantize_blockwise(torch.ones(3), blocksize=65)
+    assert codes.tolist() == [64] * 3
+    assert state.absmax.tolist() == [7]
+
+
 NOT_A_BACKEND = """
 from kq_functional import Backend, Capability
 
@@ -187,6 +228,21 @@ class load(Backend):
             "declares an unknown capability: .*linear_3bit",
         ),
         ("kq_odd_d", "", "has no attribute 'load'"),
+        (
+            "kq_odd_e",
+            OF_OTHERS.replace("quant_types=(),", "").replace("rules=(),", "") + "load = Backend()",
+            "declares a capability without quant_types, rules: namespace",
+        ),
+        (
+            "kq_odd_f",
+            OF_OTHERS.replace("devices=None", "devices='cpu'") + "load = Backend()",
+            "declares quantize_blockwise with devices that are no set: 'cpu'",
+        ),
+        (
+            "kq_odd_g",
+            OF_OTHERS.replace('{"float32"}', "None") + "load = Backend()",
+            "declares quantize_blockwise with dtypes that are no set: None",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:kq backend")

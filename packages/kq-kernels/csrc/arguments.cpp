@@ -125,6 +125,24 @@ Geometry geometry_8bit(int64_t rows, int64_t cols, int64_t blocksize) {
     return geometry(rows, cols, blocksize);
 }
 
+int64_t row_stride(std::optional<int64_t> given, int64_t cols) {
+    if (given && *given < cols) {
+        value_error("row_stride: expected at least the " + std::to_string(cols) + " elements of a row, got " +
+                    std::to_string(*given));
+    }
+    return cols == 0 ? 0 : given.value_or(cols);  // no row of an empty input is ever reached
+}
+
+int64_t strided_size(int64_t rows, int64_t cols, int64_t stride, const char* name) {
+    int64_t size;
+    if (rows == 0 || cols == 0) return 0;
+    if (__builtin_mul_overflow(rows - 1, stride, &size) || __builtin_add_overflow(size, cols, &size)) {
+        value_error(std::string(name) + ": the size of " + std::to_string(rows) + " rows, " +
+                    std::to_string(stride) + " elements apart, exceeds 64 bits");
+    }
+    return size;
+}
+
 ScaleArrays scales(const Geometry& g, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
                    nb::handle offset) {
     ScaleArrays out;

@@ -54,6 +54,12 @@ struct ScaleArrays {
 ScaleArrays scales(const Geometry& geometry, nb::handle absmax, nb::handle nested_absmax,
                    nb::handle nested_code, nb::handle offset);
 
+// The distance in elements between the rows of an input: `given`, at least a row's length, or just that.
+int64_t row_stride(std::optional<int64_t> given, int64_t cols);
+
+// Elements from the first to the last of such an input, without overflow; `name` is that of the input.
+int64_t strided_size(int64_t rows, int64_t cols, int64_t stride, const char* name);
+
 // 256 finite values in ascending order.
 Codebook8 codebook(const Array& values, const char* name);
 

@@ -1,3 +1,4 @@
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include "arguments.h"
@@ -20,13 +21,15 @@ void run_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args,
 }
 
 void quantize_4bit(nb::handle x, nb::handle codes, nb::handle absmax, int64_t rows, int64_t cols,
-                   int64_t blocksize, const std::string& type, int64_t threads) {
+                   int64_t blocksize, const std::string& type, int64_t threads,
+                   std::optional<int64_t> given_stride) {
     const Geometry g = geometry_4bit(rows, cols, blocksize);
-    const Array in = array(x, "x", Access::read, kFloats, rows * cols);
+    const int64_t stride = row_stride(given_stride, cols);
+    const Array in = array(x, "x", Access::read, kFloats, strided_size(rows, cols, stride, "x"));
     const Array out = array(codes, "codes", Access::write, {DType::uint8}, rows * g.bytes_per_row());
     const Array scale = array(absmax, "absmax", Access::write, {DType::float32}, g.blocks());
-    const Quantize4Args args{in.data,           in.dtype, out.as<uint8_t>(),
-                             scale.as<float>(), g,        &codebook_4bit(quant_type(type))};
+    const Quantize4Args args{
+        in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &codebook_4bit(quant_type(type))};
     run_blocks(kernels().quantize_4bit, args, thread_argument(threads));
 }
 
@@ -43,13 +46,15 @@ void dequantize_4bit(nb::handle codes, nb::handle absmax, nb::handle out, int64_
 }
 
 void quantize_blockwise(nb::handle x, nb::handle code, nb::handle codes, nb::handle absmax, int64_t rows,
-                        int64_t cols, int64_t blocksize, int64_t threads) {
+                        int64_t cols, int64_t blocksize, int64_t threads,
+                        std::optional<int64_t> given_stride) {
     const Geometry g = geometry_8bit(rows, cols, blocksize);
-    const Array in = array(x, "x", Access::read, kFloats, rows * cols);
+    const int64_t stride = row_stride(given_stride, cols);
+    const Array in = array(x, "x", Access::read, kFloats, strided_size(rows, cols, stride, "x"));
     const Codebook8 book = codebook(array(code, "code", Access::read, {DType::float32}, 256), "code");
     const Array out = array(codes, "codes", Access::write, {DType::uint8}, rows * cols);
     const Array scale = array(absmax, "absmax", Access::write, {DType::float32}, g.blocks());
-    const Quantize8Args args{in.data, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &book};
+    const Quantize8Args args{in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &book};
     run_blocks(kernels().quantize_blockwise, args, thread_argument(threads));
 }
 
@@ -70,12 +75,12 @@ void dequantize_blockwise(nb::handle codes, nb::handle code, nb::handle absmax, 
 void bind_blockwise(nb::module_& m) {
     using namespace nb::literals;
     m.def("quantize_4bit", &quantize_4bit, "x"_a, "codes"_a, "absmax"_a, "rows"_a, "cols"_a, "blocksize"_a,
-          "quant_type"_a, "threads"_a = 0);
+          "quant_type"_a, "threads"_a = 0, "row_stride"_a = nb::none());
     m.def("dequantize_4bit", &dequantize_4bit, "codes"_a, "absmax"_a, "out"_a, "rows"_a, "cols"_a,
           "blocksize"_a, "quant_type"_a, "nested_absmax"_a = nb::none(), "nested_code"_a = nb::none(),
           "offset"_a = nb::none(), "threads"_a = 0);
     m.def("quantize_blockwise", &quantize_blockwise, "x"_a, "code"_a, "codes"_a, "absmax"_a, "rows"_a,
-          "cols"_a, "blocksize"_a, "threads"_a = 0);
+          "cols"_a, "blocksize"_a, "threads"_a = 0, "row_stride"_a = nb::none());
     m.def("dequantize_blockwise", &dequantize_blockwise, "codes"_a, "code"_a, "absmax"_a, "out"_a, "rows"_a,
           "cols"_a, "blocksize"_a, "threads"_a = 0);
 }

@@ -33,7 +33,8 @@ void few(const LinearProblem& p, const Kernels& kernels) {
     float* scales = scratch + kFewRows * stride;
     for (int64_t row = 0; row < p.m; row += kFewRows) {
         const int rows = static_cast<int>(p.m - row < kFewRows ? p.m - row : kFewRows);
-        kernels.pack_few({advance(p.x, p.dtype, row * g.cols), p.dtype, rows, g.cols, scratch});
+        kernels.pack_few(
+            {advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, g.cols, scratch});
         const Linear4FewArgs args{scratch, rows, p.weight, p.bias, advance(p.out, p.dtype, row * g.rows),
                                   p.dtype};
         parallel_ranges(g.rows, threads, [&](int64_t begin, int64_t end, int thread) {
@@ -54,7 +55,7 @@ void many(const LinearProblem& p, const Kernels& kernels, bool transposed) {
     float* x = scratch_floats(packed + threads * per_thread);
     for (int64_t row = 0; row < p.m; row += kMaxRows) {
         const int64_t rows = p.m - row < kMaxRows ? p.m - row : kMaxRows;
-        const PackArgs pack{advance(p.x, p.dtype, row * depth), p.dtype, rows, depth, x};
+        const PackArgs pack{advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, depth, x};
         parallel_ranges(kernels.many_tiles(rows), threads,
                         [&](int64_t begin, int64_t end, int) { kernels.pack_many(pack, begin, end); });
         const Linear4ManyArgs args{

@@ -6,7 +6,8 @@
 namespace kq {
 
 struct LinearProblem {
-    const void* x;  // forward [m, k]; backward [m, n]
+    const void* x;       // forward [m, k]; backward [m, n]
+    int64_t row_stride;  // of x
     DType dtype;
     int64_t m;
     Weight4 weight;    // [n, k]

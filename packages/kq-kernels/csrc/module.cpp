@@ -3,13 +3,22 @@
 #include <nanobind/stl/vector.h>
 
 #include "arguments.h"
+#include "build_flags.h"
 #include "dispatch.h"
 
 NB_MODULE(_native, m) {
     namespace nb = nanobind;
     using namespace nb::literals;
     m.attr("__version__") = KQ_VERSION;
-    m.attr("compiler") = __VERSION__;
+    nb::dict build;
+    build["compiler"] = kq::kCompiler;
+    build["openmp"] = kq::kOpenMP;
+    build["flags_scalar"] = kq::kFlagsScalar;
+#if KQ_X86
+    build["flags_avx2"] = kq::kFlagsAvx2;
+    build["flags_avx512"] = kq::kFlagsAvx512;
+#endif
+    m.attr("build") = build;
     m.def("available_isas", &kq::available_isas);
     m.def("isa", &kq::current_isa);
     m.def("set_isa", &kq::set_isa, "name"_a);

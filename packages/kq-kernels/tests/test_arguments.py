@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,20 @@ def linear_arguments() -> dict:
         "absmax": np.ones((3, 1), np.float32),
         "bias": None,
         "out": np.zeros((2, 3), np.float32),
+        "m": 2,
+        "n": 3,
+        "k": 64,
+        "blocksize": 64,
+        "quant_type": "nf4",
+    }
+
+
+def backward_arguments() -> dict:
+    return {
+        "grad": np.ones((2, 3), np.float32),
+        "codes": np.zeros((3, 32), np.uint8),
+        "absmax": np.ones((3, 1), np.float32),
+        "out": np.zeros((2, 64), np.float32),
         "m": 2,
         "n": 3,
         "k": 64,
@@ -90,7 +105,7 @@ def read_only(a: np.ndarray) -> np.ndarray:
 
 descending = np.linspace(1, -1, 256).astype(np.float32)
 QUANTIZE, DEQUANTIZE, BLOCKWISE = quantize_arguments, dequantize_arguments, blockwise_arguments
-LINEAR, ADAM = linear_arguments, adam_arguments
+LINEAR, BACKWARD, ADAM = linear_arguments, backward_arguments, adam_arguments
 # Arguments that are right, the name of one, a wrong value for it, the exception and its message.
 WRONG = [
     (QUANTIZE, "x", np.ones((2, 63), np.float32), ValueError, "expected 128 elements, got 126"),
@@ -113,6 +128,13 @@ WRONG = [
     (QUANTIZE, "blocksize", 8192, ValueError, "blocksize"),
     (QUANTIZE, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4', got 'int4'"),
     (QUANTIZE, "threads", -1, ValueError, "threads"),
+    (QUANTIZE, "row_stride", 63, ValueError, "row_stride: expected at least the 64 .* got 63"),
+    (QUANTIZE, "row_stride", 0, ValueError, "row_stride: expected at least the 64 .* got 0"),
+    (QUANTIZE, "row_stride", -64, ValueError, "row_stride: .* got -64"),
+    (QUANTIZE, "row_stride", 65, ValueError, "x: expected 129 elements, got 128"),
+    (QUANTIZE, "row_stride", 2 ** 63 - 1, ValueError, "x: the size of 2 rows, .* exceeds 64 bits"),
+    (QUANTIZE, "row_stride", 2 ** 63, TypeError, "row_stride: int"),
+    (QUANTIZE, "row_stride", 64.0, TypeError, "row_stride: int"),
     (DEQUANTIZE, "out", np.zeros((2, 65), np.float32), ValueError, "out"),
     (DEQUANTIZE, "absmax", np.zeros((2, 1), np.uint8), TypeError, "absmax: expected float32"),
     (DEQUANTIZE, "nested_absmax", np.ones(1, np.float32), ValueError, "give all three or none"),
@@ -120,11 +142,23 @@ WRONG = [
     (BLOCKWISE, "code", descending, ValueError, "ascending order"),
     (BLOCKWISE, "code", np.full(256, np.nan, np.float32), ValueError, "finite"),
     (BLOCKWISE, "absmax", np.zeros(1, np.float32), ValueError, "absmax: expected 2"),
+    (BLOCKWISE, "row_stride", 63, ValueError, "row_stride: expected at least the 64"),
+    (BLOCKWISE, "row_stride", 65, ValueError, "x: expected 129 elements, got 128"),
+    (BLOCKWISE, "row_stride", 2 ** 63 - 1, ValueError, "x: the size of 2 rows"),
     (BLOCKWISE, "blocksize", 0, ValueError, "blocksize: expected at least 1"),
     (LINEAR, "bias", np.zeros(3, np.float16), TypeError, "bias: expected float32, got float16"),
     (LINEAR, "bias", np.zeros(4, np.float32), ValueError, "bias: expected 3"),
     (LINEAR, "out", np.zeros((2, 3), np.float16), TypeError, "out: expected float32"),
-    (LINEAR, "m", -1, ValueError, "m, k"),
+    (LINEAR, "m", -1, ValueError, "m, n"),
+    (LINEAR, "row_stride", 63, ValueError, "row_stride: expected at least the 64"),
+    (LINEAR, "row_stride", 65, ValueError, "x: expected 129 elements, got 128"),
+    (LINEAR, "row_stride", 2 ** 63 - 1, ValueError, "x: the size of 2 rows"),
+    (LINEAR, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4'"),
+    (BACKWARD, "row_stride", 2, ValueError, "row_stride: expected at least the 3"),
+    (BACKWARD, "row_stride", 4, ValueError, "grad: expected 7 elements, got 6"),
+    (BACKWARD, "row_stride", 2 ** 63 - 1, ValueError, "grad: the size of 2 rows"),
+    (BACKWARD, "m", -1, ValueError, "m, k"),
+    (BACKWARD, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4'"),
     (LINEAR, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
     (ADAM, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
     (ADAM, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
@@ -146,6 +180,7 @@ FUNCTIONS = {
     dequantize_arguments: kq_kernels.dequantize_4bit,
     blockwise_arguments: kq_kernels.quantize_blockwise,
     linear_arguments: kq_kernels.linear_4bit,
+    backward_arguments: kq_kernels.linear_4bit_backward,
     adam_arguments: kq_kernels.optimizer_step_8bit,
 }
 
@@ -201,6 +236,18 @@ def test_the_instruction_set_can_be_set_and_comes_back() -> None:
         kq_kernels.set_isa("sse")
     assert kq_kernels.isa() == before
     assert kq_kernels.build_info()["isa"] == before
+
+
+def test_the_build_is_described() -> None:
+    info = kq_kernels.build_info()
+    assert all(isinstance(value, str) for value in info.values())
+    assert info["version"] == kq_kernels.__version__
+    assert re.fullmatch(r"\w+ \d+(\.\d+)+", info["compiler"])
+    assert re.fullmatch(r"\d+\.\d+", info["openmp"])
+    own = {"scalar": "-ffp-contract=off", "avx2": "-mavx2", "avx512": "-mavx512f"}
+    for isa in set(kq_kernels.available_isas()) - {"amx"}:  # amx runs the kernels of avx512
+        flags = info[f"flags_{isa}"].split()
+        assert {"-O3", own[isa]} <= set(flags)
 
 
 def test_nothing_but_the_standard_library_is_imported() -> None:

@@ -32,6 +32,30 @@ def against_guard_page(array: np.ndarray, side: str) -> np.ndarray:
     return out
 
 
+def exercise_strides(side: str) -> None:
+    """Inputs whose rows lie apart, from the first to the last element against guard pages."""
+    rng = np.random.default_rng(0)
+    code = definition.dynamic_map(signed=True)
+    for dtype in (np.float32, np.float16):
+        for rows, cols, blocksize in [(2, 1, 32), (3, 31, 32), (5, 130, 64), (4, 128, 32)]:
+            stride, shape = cols + 7, (rows, cols, blocksize)
+            values = rng.standard_normal((rows - 1) * stride + cols).astype(dtype)
+            x = against_guard_page(values, side)
+            codes = np.zeros((rows, (cols + 1) // 2), np.uint8)
+            absmax = np.zeros((rows, -(-cols // blocksize)), np.float32)
+            kq_kernels.quantize_4bit(x, codes, absmax, *shape, "nf4", row_stride=stride)
+            eight = np.zeros((rows, cols), np.uint8)
+            kq_kernels.quantize_blockwise(x, code, eight, absmax, *shape, row_stride=stride)
+            for m in (1, 3, 7, 20):
+                y = np.zeros((m, rows), dtype)
+                sizes = (m, rows, cols, blocksize, "nf4")
+                x = against_guard_page(np.ones((m - 1) * stride + cols, dtype), side)
+                kq_kernels.linear_4bit(x, codes, absmax, None, y, *sizes, row_stride=stride)
+                grad = against_guard_page(np.ones((m - 1) * stride + rows, dtype), side)
+                out = np.zeros((m, cols), dtype)
+                kq_kernels.linear_4bit_backward(grad, codes, absmax, out, *sizes, row_stride=stride)
+
+
 def exercise(side: str) -> None:
     """Every operation on shapes with tails of all kinds, with all arguments against guard pages."""
     rng = np.random.default_rng(0)
@@ -81,12 +105,13 @@ def exercise(side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["begin", "end"])
+@pytest.mark.parametrize("what", ["exercise", "exercise_strides"])
 @pytest.mark.parametrize("name", kq_kernels.available_isas())
-def test_guard_pages(name, side) -> None:
+def test_guard_pages(name, what, side) -> None:
     # In a process of its own: a byte outside is a segmentation fault.
     tests = os.path.dirname(__file__)
     result = subprocess.run(
-        [sys.executable, "-c", f"import test_memory; test_memory.exercise({side!r})"],
+        [sys.executable, "-c", f"import test_memory; test_memory.{what}({side!r})"],
         env={**os.environ, "KQ_CPU_ISA": name, "PYTHONPATH": tests},
         capture_output=True,
         text=True,

@@ -64,6 +64,13 @@ def check_layout(layout: object) -> None:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
 
 
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Raise TypeError unless a tensor of this dtype can be quantized and multiplied."""
+    if dtype not in FLOAT_DTYPES:
+        accepted = ", ".join(map(dtype_name, FLOAT_DTYPES))
+        raise TypeError(f"{name} must be one of {accepted}, got {dtype_name(dtype)}")
+
+
 def check_quant_type(quant_type: object) -> None:
     """Raise ValueError unless `quant_type` is a 4-bit type."""
     if quant_type not in QUANT_TYPES:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -74,13 +74,31 @@ def names() -> tuple[str, ...]:
     return tuple(_registered())
 
 
+def _check_capability(capability: Any, source: str) -> None:
+    """Raise ImportError unless an object declares what a `Capability` does, whatever its class."""
+    missing = [field.name for field in fields(Capability) if not hasattr(capability, field.name)]
+    if missing:
+        raise ImportError(
+            f"{source} declares a capability without {', '.join(missing)}: {capability!r}"
+        )
+    if capability.op not in OPS:
+        raise ImportError(f"{source} declares an unknown capability: {capability!r}")
+    for name in ("dtypes", "devices", "quant_types", "blocksizes", "rules"):
+        value = getattr(capability, name)
+        if value is None and name in ("devices", "blocksizes"):
+            continue
+        if isinstance(value, str) or not isinstance(value, Container):  # "c" is in "cpu"
+            raise ImportError(
+                f"{source} declares {capability.op} with {name} that are no set: {value!r}"
+            )
+
+
 def _check(backend: Any, source: str) -> Backend:
     for attribute in ("name", "version", "capabilities", "describe"):
         if not hasattr(backend, attribute):
             raise ImportError(f"{source} is not a kq backend: it has no attribute {attribute!r}")
     for capability in backend.capabilities:
-        if not isinstance(capability, Capability) or capability.op not in OPS:
-            raise ImportError(f"{source} declares an unknown capability: {capability!r}")
+        _check_capability(capability, source)
         method = getattr(type(backend), capability.op, None)
         if method is None or method is getattr(Backend, capability.op):
             raise ImportError(f"{source} declares {capability.op} but does not implement it")
@@ -118,8 +136,9 @@ def load(name: str) -> Loaded:
     source, fetch = _resolve(name)
     try:
         found = fetch()
-        # An entry names a function that returns the backend, or the backend itself.
-        backend = found if hasattr(found, "capabilities") else found()
+        # An entry names the backend itself, or a function or class that makes it.
+        made = hasattr(found, "capabilities") and not isinstance(found, type)
+        backend = found if made else found()
         outcome = Loaded(backend=_check(backend, source))
     except BackendNotInstalledError as error:
         outcome = Loaded(error=error)

@@ -13,9 +13,9 @@ import torch
 from . import registry
 from .backends.base import OPS, Backend, Capability
 from .formats import (
-    FLOAT_DTYPES,
     OPTIMIZER_BLOCKSIZE,
     check_blocksize,
+    check_dtype,
     check_quant_type,
     dtype_name,
 )
@@ -41,9 +41,7 @@ def check_query(query: Query) -> None:
     """Refuse what no backend can compute, naming the argument."""
     if query.op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, got {query.op!r}")
-    if query.dtype not in FLOAT_DTYPES:
-        accepted = ", ".join(map(dtype_name, FLOAT_DTYPES))
-        raise TypeError(f"{OPS[query.op]} must be one of {accepted}, got {dtype_name(query.dtype)}")
+    check_dtype(OPS[query.op], query.dtype)
     if query.op.startswith("optimizer"):
         check_rule(query.rule)
     else:

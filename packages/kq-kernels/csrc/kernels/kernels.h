@@ -1,7 +1,8 @@
 // What a kernel is given, and the table of kernels of one instruction set.
 //
 // Kernels are pure: they read and write what their arguments point to, for the range they are given,
-// allocate nothing, and start no threads. Any partition of the range gives the same result.
+// allocate nothing, and start no threads. Any partition of the range gives the same result. Matrices are
+// contiguous but for those with a `row_stride`, the distance in elements from one row to the next.
 #pragma once
 
 #include "codebooks.h"
@@ -11,6 +12,7 @@ namespace kq {
 
 struct Quantize4Args {
     const void* x;  // [rows, cols] of dtype
+    int64_t row_stride;
     DType dtype;
     uint8_t* codes;  // [rows, bytes_per_row]
     float* absmax;   // [rows, blocks_per_row]
@@ -29,6 +31,7 @@ struct Dequantize4Args {
 
 struct Quantize8Args {
     const void* x;
+    int64_t row_stride;
     DType dtype;
     uint8_t* codes;  // [rows, cols]
     float* absmax;   // [rows, blocks_per_row]
@@ -77,6 +80,7 @@ struct Linear4ManyArgs {
 
 struct PackArgs {
     const void* x;  // [m, k] of dtype
+    int64_t row_stride;
     DType dtype;
     int64_t m;
     int64_t k;

@@ -7,6 +7,11 @@ or ``"uint8"``. Dtypes, sizes and null addresses are checked before anything is 
 argument raises TypeError or ValueError that names it. The interpreter's lock is released while a
 kernel runs. ``threads=0`` lets OpenMP choose.
 
+The rows of the unquantized input (``x``, ``grad``) may lie apart: ``row_stride``, at least the
+length of a row, is the distance in elements from one row to the next (None: no gap). The argument
+is then the memory from the first to the last element, ``(rows - 1) * row_stride + cols`` elements
+(none if a size is 0); what lies between the rows is not read. All other arrays are contiguous.
+
 Formats are specified in ``docs/FORMAT.md``: blocks run along rows and never cross them.
 """
 
@@ -73,12 +78,19 @@ def use_isa(name: str) -> Iterator[None]:
 
 
 def build_info() -> dict[str, str]:
-    """Version, compiler and instruction sets, for reports."""
+    """What a report needs to know of the build and of this process; all values are text.
+
+    Returns:
+        ``version``; ``isa``, the instruction set in force; ``available_isas``; ``compiler`` ("gcc
+        12.2.0"); ``openmp``, the version of OpenMP compiled for ("4.5"); and with which flags for
+        optimization, arithmetic and instructions the kernels of each instruction set were compiled:
+        ``flags_scalar``, on x86-64 also ``flags_avx2`` and ``flags_avx512``.
+    """
     return {
         "version": __version__,
-        "compiler": _native.compiler,
         "isa": isa(),
         "available_isas": ", ".join(available_isas()),
+        **_native.build,
     }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 Array = Any
 
 __version__: str
-compiler: str
+build: dict[str, str]
 
 def available_isas() -> list[str]: ...
 def isa() -> str: ...
@@ -18,6 +18,7 @@ def quantize_4bit(
     blocksize: int,
     quant_type: str,
     threads: int = 0,
+    row_stride: int | None = None,
 ) -> None: ...
 def dequantize_4bit(
     codes: Array,
@@ -41,6 +42,7 @@ def quantize_blockwise(
     cols: int,
     blocksize: int,
     threads: int = 0,
+    row_stride: int | None = None,
 ) -> None: ...
 def dequantize_blockwise(
     codes: Array,
@@ -67,6 +69,7 @@ def linear_4bit(
     nested_code: Array | None = None,
     offset: Array | None = None,
     threads: int = 0,
+    row_stride: int | None = None,
 ) -> None: ...
 def linear_4bit_backward(
     grad: Array,
@@ -82,6 +85,7 @@ def linear_4bit_backward(
     nested_code: Array | None = None,
     offset: Array | None = None,
     threads: int = 0,
+    row_stride: int | None = None,
 ) -> None: ...
 def optimizer_step_8bit(
     rule: str,

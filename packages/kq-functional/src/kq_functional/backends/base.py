@@ -48,6 +48,8 @@ class Scales(NamedTuple):
 class Capability:
     """One op that a backend computes, and for which arguments.
 
+    Any object with these attributes will do, so that a backend need not import this package.
+
     Attributes:
         op: A name from `OPS`.
         dtypes: Names such as "float32": the dtype of the unquantized tensor (for the optimizer
@@ -67,11 +69,21 @@ class Capability:
 
 
 class Backend:
-    """Base class of backends: override the ops that `capabilities` declares.
+    """The contract of backends, and a base class: override the ops that `capabilities` declares.
 
-    All tensors are contiguous, on one device, and allocated by the caller; a backend writes into
-    the outputs and changes nothing else. R, C are the matrix view of `kq_functional.formats`;
-    nb is ceil(C / blocksize). Sizes may be zero. What is declared must work.
+    A backend need not derive from this class: what counts are the attributes, `describe`, and a
+    method for each op that is declared.
+
+    Tensors: all are on one device and allocated by the caller; a backend writes into the outputs
+    and changes nothing else. R, C are the matrix view of `kq_functional.formats`; nb is
+    ceil(C / blocksize). Sizes may be zero. The unquantized input of a matrix op (`A` of the
+    quantizing ops, `x` of `linear_4bit`, `grad` of `linear_4bit_backward`) is contiguous, or its
+    rows lie apart: stride(1) == 1 and stride(0) >= C. What is between its rows belongs to others
+    and is not to be relied on. Every other tensor is contiguous.
+
+    Arguments: what is declared must work. What is not declared (a dtype, device, quant_type, block
+    size or rule) is refused with NotImplementedError, TypeError or ValueError before anything is
+    written. The ops ask for nothing that is not declared; whoever calls a backend directly may.
     """
 
     name: str
@@ -79,7 +91,7 @@ class Backend:
     capabilities: tuple[Capability, ...]
 
     def describe(self) -> dict[str, str]:
-        """Return what a bug report needs to know: versions, instruction set."""
+        """Return, as text, what a report needs to know: versions, instruction set, build."""
         return {"version": self.version}
 
     def quantize_4bit(

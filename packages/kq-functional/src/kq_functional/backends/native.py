@@ -1,4 +1,8 @@
-"""The native CPU backend: hands tensors to kq-kernels as (address, size, dtype)."""
+"""The native CPU backend: hands tensors to kq-kernels as (address, size, dtype).
+
+The kernels refuse the quant_type, block size or rule that they do not have, so only what an address
+does not tell is checked here: dtype, device and the distance between rows.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +41,38 @@ _CAPABILITIES = (
 )
 
 
-def _array(tensor: Tensor) -> tuple[int, int, str]:
-    return tensor.data_ptr(), tensor.numel(), _NAMES[tensor.dtype]
+_Array = tuple[int, int, str]
 
 
-def _optional(tensor: Tensor | None) -> tuple[int, int, str] | None:
+def _array(tensor: Tensor) -> _Array:
+    name = _NAMES.get(tensor.dtype)
+    if name is None or not tensor.is_cpu:
+        raise NotImplementedError(
+            f"the native backend takes CPU tensors of {', '.join(_NAMES.values())}, "
+            f"got {dtype_name(tensor.dtype)} on {tensor.device}"
+        )
+    return tensor.data_ptr(), tensor.numel(), name
+
+
+def _rows(name: str, tensor: Tensor) -> tuple[_Array, int | None]:
+    """Return the memory of a matrix whose rows may lie apart, and how far; None if they do not."""
+    if tensor.is_contiguous():
+        return _array(tensor), None
+    rows, cols = tensor.shape
+    row_stride, stride = tensor.stride()
+    if stride != 1 or row_stride < cols:
+        raise ValueError(
+            f"{name} must have the strides (at least {cols}, 1), got {tensor.stride()}"
+        )
+    address, _, dtype = _array(tensor)
+    return (address, (rows - 1) * row_stride + cols, dtype), row_stride
+
+
+def _optional(tensor: Tensor | None) -> _Array | None:
     return None if tensor is None else _array(tensor)
 
 
-def _arrays(tensors: Sequence[Tensor]) -> list[tuple[int, int, str]]:
+def _arrays(tensors: Sequence[Tensor]) -> list[_Array]:
     return [_array(tensor) for tensor in tensors]
 
 
@@ -68,8 +95,9 @@ class NativeBackend(Backend):
     ) -> None:
         """See `Backend.quantize_4bit`."""
         rows, cols = A.shape
+        array, row_stride = _rows("A", A)
         self._kernels.quantize_4bit(
-            _array(A),
+            array,
             _array(packed),
             _array(absmax),
             rows,
@@ -77,6 +105,7 @@ class NativeBackend(Backend):
             blocksize,
             quant_type,
             torch.get_num_threads(),
+            row_stride,
         )
 
     def dequantize_4bit(
@@ -103,8 +132,9 @@ class NativeBackend(Backend):
     ) -> None:
         """See `Backend.quantize_blockwise`."""
         rows, cols = A.shape
+        array, row_stride = _rows("A", A)
         self._kernels.quantize_blockwise(
-            _array(A),
+            array,
             _array(code),
             _array(codes),
             _array(absmax),
@@ -112,6 +142,7 @@ class NativeBackend(Backend):
             cols,
             blocksize,
             torch.get_num_threads(),
+            row_stride,
         )
 
     def dequantize_blockwise(
@@ -142,8 +173,9 @@ class NativeBackend(Backend):
         blocksize: int,
     ) -> None:
         """See `Backend.linear_4bit`."""
+        array, row_stride = _rows("x", x)
         self._kernels.linear_4bit(
-            _array(x),
+            array,
             _array(packed),
             _array(scales.absmax),
             _optional(bias),
@@ -157,6 +189,7 @@ class NativeBackend(Backend):
             _optional(scales.nested_code),
             _optional(scales.offset),
             torch.get_num_threads(),
+            row_stride,
         )
 
     def linear_4bit_backward(
@@ -170,8 +203,9 @@ class NativeBackend(Backend):
         blocksize: int,
     ) -> None:
         """See `Backend.linear_4bit_backward`."""
+        array, row_stride = _rows("grad", grad)
         self._kernels.linear_4bit_backward(
-            _array(grad),
+            array,
             _array(packed),
             _array(scales.absmax),
             _array(out),
@@ -184,6 +218,7 @@ class NativeBackend(Backend):
             _optional(scales.nested_code),
             _optional(scales.offset),
             torch.get_num_threads(),
+            row_stride,
         )
 
     def optimizer_step_8bit(

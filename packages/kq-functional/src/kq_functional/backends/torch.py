@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
+from ..formats import (
+    BLOCKSIZES_4BIT,
+    FLOAT_DTYPES,
+    OPTIMIZER_BLOCKSIZE,
+    QUANT_TYPES,
+    check_blocksize,
+    check_dtype,
+    check_quant_type,
+    dtype_name,
+)
 from ..products import multiply
-from ..rules import RULES
+from ..rules import RULES, check_rule
 from ._torch_codes import (
     block_slice,
     byte_values,
@@ -38,6 +47,23 @@ def _capability(op: str) -> Capability:
     return Capability(op, _DTYPES)
 
 
+def _check_4bit(name: str, tensor: Tensor, quant_type: str, blocksize: int) -> None:
+    check_dtype(name, tensor.dtype)
+    check_quant_type(quant_type)
+    check_blocksize(blocksize, four_bit=True)
+
+
+def _check_8bit(name: str, tensor: Tensor, blocksize: int) -> None:
+    check_dtype(name, tensor.dtype)
+    check_blocksize(blocksize, four_bit=False)
+
+
+def _check_step(rule: str, params: Sequence[Tensor]) -> None:
+    check_rule(rule)
+    for param in params:
+        check_dtype("params", param.dtype)
+
+
 class TorchBackend(Backend):
     """Computes with torch ops only."""
 
@@ -49,6 +75,7 @@ class TorchBackend(Backend):
         self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
     ) -> None:
         """Encode, put two codes in a byte, the first in the high nibble."""
+        _check_4bit("A", A, quant_type, blocksize)
         thresholds, codes = sorted_4bit(quant_type, A.device)
         zero = int(codes[torch.bucketize(0.0, thresholds)])
         for rows, cols, index in encode(A, absmax, thresholds, blocksize):
@@ -63,6 +90,7 @@ class TorchBackend(Backend):
         self, packed: Tensor, scales: Scales, out: Tensor, *, quant_type: str, blocksize: int
     ) -> None:
         """Look up both values of a byte at once, then scale."""
+        _check_4bit("out", out, quant_type, blocksize)
         absmax = expand_scales(scales)
         table = byte_values(quant_type, packed.device)
         for rows, cols in tiles(out.shape[0], out.shape[1], blocksize):
@@ -74,6 +102,7 @@ class TorchBackend(Backend):
         self, A: Tensor, code: Tensor, codes: Tensor, absmax: Tensor, *, blocksize: int
     ) -> None:
         """Encode; the index in the sorted codebook is the code."""
+        _check_8bit("A", A, blocksize)
         thresholds = midpoints(code.to(encoding_device(code.device)))
         for rows, cols, index in encode(A, absmax, thresholds, blocksize):
             codes[rows, cols] = index.to(torch.uint8)
@@ -82,6 +111,7 @@ class TorchBackend(Backend):
         self, codes: Tensor, code: Tensor, absmax: Tensor, out: Tensor, *, blocksize: int
     ) -> None:
         """Look up, then scale."""
+        _check_8bit("out", out, blocksize)
         for rows, cols in tiles(out.shape[0], out.shape[1], blocksize):
             values = code[codes[rows, cols].int()]
             decode(values, absmax[rows, block_slice(cols, blocksize)], blocksize, out[rows, cols])
@@ -98,6 +128,7 @@ class TorchBackend(Backend):
         blocksize: int,
     ) -> None:
         """Decode the weight in the dtype of x and multiply."""
+        _check_4bit("x", x, quant_type, blocksize)
         weight = x.new_empty(out.shape[1], x.shape[1])
         self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
         multiply(x, weight.t(), bias, out)
@@ -113,6 +144,7 @@ class TorchBackend(Backend):
         blocksize: int,
     ) -> None:
         """Decode the weight in the dtype of grad and multiply."""
+        _check_4bit("grad", grad, quant_type, blocksize)
         weight = grad.new_empty(grad.shape[1], out.shape[1])
         self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
         multiply(grad, weight, None, out)
@@ -129,6 +161,7 @@ class TorchBackend(Backend):
         **options: Any,
     ) -> None:
         """Decode, update and re-encode tile by tile."""
+        _check_step(rule, params)
         step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
 
     def optimizer_step_32bit(
@@ -141,6 +174,7 @@ class TorchBackend(Backend):
         **options: Any,
     ) -> None:
         """Update tensor by tensor."""
+        _check_step(rule, params)
         step_32bit(rule, params, grads, states, steps, **options)
 
 

@@ -9,7 +9,7 @@ from ..backends.base import Backend
 from ..codebooks import is_shared_table
 from ..formats import Geometry, absmax_shape, geometry
 from ..selection import Query, check_query, choose
-from .checks import check_code, check_out, check_tensor, matrix
+from .checks import check_code, check_out, check_tensor, matrix, row_matrix
 from .library import register
 
 
@@ -43,7 +43,7 @@ def _run(
     ):
         raise ValueError("code must be sorted in ascending order and finite")
     backend.quantize_blockwise(
-        matrix(A, geo.rows, geo.cols),
+        row_matrix(A, geo.rows, geo.cols),
         code.contiguous(),
         codes.view(geo.rows, geo.cols),
         absmax.view(geo.rows, geo.blocks),

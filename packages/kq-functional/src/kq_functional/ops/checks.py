@@ -49,6 +49,19 @@ def matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:
     return tensor.contiguous().view(rows, cols)
 
 
+def row_matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:
+    """Return a [rows, cols] view as `Backend` takes its unquantized input, or a contiguous copy.
+
+    A view is what is contiguous or has whole rows at one distance of each other, such as
+    x[..., :cols] of a wider x.
+    """
+    if tensor.ndim == 2 and tensor.shape[0] == rows and tensor.is_contiguous():
+        return tensor
+    seen = tensor.reshape(rows, cols)  # a view unless no strides give these rows
+    row_stride, stride = seen.stride()
+    return seen if stride == 1 and row_stride >= cols else seen.contiguous()
+
+
 def dense_scales(scales: Scales, geo: Geometry, device: torch.device) -> Scales:
     """Check that scales, plain or double quantized, are those of a tensor of this geometry.
 

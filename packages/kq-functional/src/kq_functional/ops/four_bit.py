@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backends.base import Backend, Scales
 from ..formats import Geometry, absmax_shape, geometry, packed_shape
 from ..selection import Query, check_query, choose
-from .checks import check_out, dense_weight, matrix
+from .checks import check_out, dense_weight, row_matrix
 from .library import register
 
 
@@ -39,7 +39,7 @@ def _run(
     quant_type: str,
 ) -> None:
     backend.quantize_4bit(
-        matrix(A, geo.rows, geo.cols),
+        row_matrix(A, geo.rows, geo.cols),
         packed.view(geo.rows, geo.packed_cols),
         absmax.view(geo.rows, geo.blocks),
         quant_type=quant_type,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..backends.base import Scales
 from ..products import multiply
 from ..selection import Query, check_query, choose
-from .checks import check_tensor, dense_weight, matrix
+from .checks import check_tensor, dense_weight, matrix, row_matrix
 from .four_bit import dequantize_into
 from .library import register
 
@@ -66,11 +66,11 @@ def _linear(
     if layout == "flat":
         weight = x.new_empty((n, k))
         dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
-        multiply(matrix(x, m, k), weight.t(), bias, matrix(out, m, n))
+        multiply(row_matrix(x, m, k), weight.t(), bias, matrix(out, m, n))
         return out
     packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
     backend.linear_4bit(
-        matrix(x, m, k),
+        row_matrix(x, m, k),
         packed,
         scales,
         None if bias is None else bias.contiguous(),
@@ -119,11 +119,11 @@ def _backward(
     if layout == "flat":
         weight = grad.new_empty((n, k))
         dequantize_into(packed, scales, shape, blocksize, quant_type, layout, weight)
-        multiply(matrix(grad, m, n), weight, None, matrix(out, m, k))
+        multiply(row_matrix(grad, m, n), weight, None, matrix(out, m, k))
         return out
     packed, scales, _ = dense_weight(packed, scales, shape, blocksize, layout)
     backend.linear_4bit_backward(
-        matrix(grad, m, n),
+        row_matrix(grad, m, n),
         packed,
         scales,
         matrix(out, m, k),

@@ -23,7 +23,7 @@ void pack_few(const PackArgs& a) {
         using T = decltype(t);
         const int64_t stride = few_stride(a.k);
         for (int64_t m = 0; m < a.m; ++m) {
-            const T* x = static_cast<const T*>(a.x) + m * a.k;
+            const T* x = static_cast<const T*>(a.x) + m * a.row_stride;
             float* out = a.out + m * stride;
             for (int64_t chunk = 0; chunk < stride; chunk += kChunk) {
                 float plain[kChunk];

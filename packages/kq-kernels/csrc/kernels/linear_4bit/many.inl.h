@@ -47,7 +47,7 @@ void pack_many(const PackArgs& a, int64_t begin, int64_t end) {
                     const int64_t row = tile * kWide + j;
                     float values[kStep] = {};
                     if (row < a.m) {
-                        const T* x = static_cast<const T*>(a.x) + row * a.k + k0;
+                        const T* x = static_cast<const T*>(a.x) + row * a.row_stride + k0;
                         int64_t i = 0;
                         for (; i + W <= columns; i += W) store(values + i, load(x + i));
                         if (i < columns) store(values + i, load_n(x + i, static_cast<int>(columns - i)));

@@ -46,7 +46,7 @@ static void quantize_blocks(const Quantize4Args& a, int64_t begin, int64_t end) 
         const int64_t row = block / per_row;
         const int64_t col = block % per_row * g.blocksize;
         const int64_t n = g.cols - col < g.blocksize ? g.cols - col : g.blocksize;
-        const T* x = static_cast<const T*>(a.x) + row * g.cols + col;
+        const T* x = static_cast<const T*>(a.x) + row * a.row_stride + col;
         const float scale = block_absmax(x, n);
         a.absmax[block] = scale;
         encode_block(x, n, scale, *a.book, code, a.codes + row * g.bytes_per_row() + col / 2);

@@ -12,13 +12,14 @@ static void quantize_blocks_8bit(const Quantize8Args& a, int64_t begin, int64_t 
     const Geometry& g = a.geometry;
     const int64_t per_row = g.blocks_per_row();
     for (int64_t block = begin; block < end; ++block) {
+        const int64_t row = block / per_row;
         const int64_t col = block % per_row * g.blocksize;
         const int64_t n = g.cols - col < g.blocksize ? g.cols - col : g.blocksize;
-        const int64_t start = block / per_row * g.cols + col;
-        const T* x = static_cast<const T*>(a.x) + start;
+        const T* x = static_cast<const T*>(a.x) + row * a.row_stride + col;
+        uint8_t* codes = a.codes + row * g.cols + col;
         const float scale = block_absmax(x, n);
         a.absmax[block] = scale;
-        encode_block_8bit(x, n, scale, *a.book, a.codes + start);
+        encode_block_8bit(x, n, scale, *a.book, codes);
     }
 }
 
