@@ -18,6 +18,7 @@ nox.options.sessions = ["lint", "types", "tests", "conformance", "docs"]
 
 ROOT = Path(__file__).parent
 BUILD = ROOT / "build"
+REPORTS = BUILD / "conformance"
 PACKAGES = ["kq-kernels", "kq-functional", "kq-nn", "kq-optim", "kq-hf", "kq-conformance"]
 # What each package needs from this repository, itself last.
 NEEDS = {
@@ -105,23 +106,88 @@ def types(session: nox.Session) -> None:
     for source in [*sorted(ROOT.glob("packages/*/src")), ROOT / "conformance/src"]:
         session.run("mypy", str(source.relative_to(ROOT)), external=True)
     session.run("mypy", "-p", "benchmarks", "-p", "demo", external=True)
+    session.run("mypy", "examples/kq-backend-numpy/src", external=True)
+
+
+def backends(session: nox.Session) -> list[tuple[str, str]]:
+    """Every backend that can run here, with the instruction set to force."""
+    return [("torch", ""), *(("native", isa) for isa in instruction_sets(session))]
+
+
+def certify(session: nox.Session, profile: str, reports: Path, *options: str) -> list[str]:
+    """Run the suite on every backend; the names of the reports."""
+    reports.mkdir(parents=True, exist_ok=True)
+    written = []
+    for backend, isa in backends(session):
+        written.append(str(reports / f"{backend}{'-' + isa if isa else ''}.json"))
+        session.run(
+            *("kq-conformance", "run", "--backend", backend, "--profile", profile),
+            *("-j", "2", "--json", written[-1], *options),
+            env={"KQ_CPU_ISA": isa} if isa else {},
+            external=True,
+        )
+    return written
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The conformance suite, profile core, on every backend and instruction set here."""
+    """The suite, profile core, on every backend and instruction set here, and its mutants."""
     sync(session)
-    reports = BUILD / "conformance"
-    reports.mkdir(parents=True, exist_ok=True)
-    runs = [("torch", "")] + [("native", isa) for isa in instruction_sets(session)]
-    for backend, isa in runs:
-        report = reports / f"{backend}{'-' + isa if isa else ''}.json"
+    written = certify(session, "core", REPORTS, *session.posargs)
+    # What the pages say must be what was just seen.
+    session.run("kq-conformance", "support", *written, "--check", "README.md", external=True)
+    table = BUILD / "mutants.md"
+    session.run("kq-conformance", "mutants", "-j", "2", "--markdown", str(table), external=True)
+    if table.read_text() != (ROOT / "docs" / "mutants.md").read_text():
+        session.error(
+            "docs/mutants.md is stale: kq-conformance mutants -j 2 --markdown docs/mutants.md"
+        )
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """The suite, profile full, on every backend: the reports that are kept; needs 16 GB, long."""
+    sync(session)
+    written = certify(session, "full", ROOT / "conformance" / "reports", *session.posargs)
+    session.run(
+        *("kq-conformance", "render", *written, "--format", "tightness"),
+        *("--out", "docs/tightness.md"),
+        external=True,
+    )
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """The third-party backend of examples/, built, installed and certified as an outsider would."""
+    source = ROOT / "examples" / "kq-backend-numpy"
+    dist, environment = BUILD / "example", BUILD / "environments" / "example"
+    shutil.rmtree(dist, ignore_errors=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    for place in (["--package", "kq-conformance"], ["--package", "kq-functional"], [str(source)]):
         session.run(
-            *("kq-conformance", "run", "--backend", backend, "--profile", "core"),
-            *("--json", str(report), *session.posargs),
-            env={"KQ_CPU_ISA": isa} if isa else {},
+            *("uv", "build", "--quiet", "--wheel", "--out-dir", str(dist)), *place, external=True
+        )
+    session.run(
+        "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
+    )
+    python, command = (str(environment / "bin" / name) for name in ("python", "kq-conformance"))
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", python, "pytest"),
+        *map(str, sorted(dist.glob("*.whl"))),
+        external=True,
+    )
+    report = REPORTS / "numpy.json"
+    clean = {"PYTHONPATH": ""}  # the packages are those that were installed
+    with session.chdir(source):
+        session.run(python, "-m", "pytest", "-q", env=clean, external=True)
+        session.run(
+            *(command, "run", "--backend", "numpy", "--profile", "core"),
+            *("-j", "2", "--json", str(report)),
+            env=clean,
             external=True,
         )
+    session.run("kq-conformance", "support", str(report), "--check", "README.md", external=True)
+    shutil.rmtree(environment)
 
 
 @nox.session

@@ -23,7 +23,12 @@ PACKAGES = {
         {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_cli"}
         | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"},
     ),
-    "kq_conformance": ("conformance", {"numpy", "torch", "typer", "rich"}),
+    "kq_conformance": (
+        "conformance",
+        {"numpy", "typer", "rich", "jinja2", "pebble"}
+        # Each where `test_the_suite_reaches_backends_in_few_places` says.
+        | {"torch", "kq_functional", "pytest"},
+    ),
 }
 UNEXPECTED = ["triton", "scipy", "transformers", "peft", "accelerate", "bitsandbytes", "sklearn"]
 
@@ -77,6 +82,22 @@ def test_the_reference_knows_numpy_alone() -> None:
     reference = ROOT / "conformance/src/kq_conformance/reference"
     for file in sorted(reference.rglob("*.py")):
         assert imported(file) - STANDARD <= {"numpy", "kq_conformance"}, file
+
+
+def test_the_suite_reaches_backends_in_few_places() -> None:
+    places = {
+        "torch": {"adapter.py", "arena.py", "mutants", "public"},
+        "kq_functional": {"public"},
+        "pytest": {"asker.py", "plugin.py"},
+    }
+    suite = ROOT / "conformance/src/kq_conformance"
+    for name, expected in places.items():
+        users = {
+            file.relative_to(suite).parts[0]
+            for file in sources("kq_conformance")
+            if name in imported(file)
+        }
+        assert users == expected, name
 
 
 @cache

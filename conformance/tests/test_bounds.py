@@ -12,7 +12,6 @@ from kq_conformance.bounds import (
     Product,
     Rule,
     Strictness,
-    WeightForm,
     accept_codes,
     accept_decoded,
     enclose_adam,
@@ -178,9 +177,7 @@ class TestLinear:
         x = BFLOAT16.round(rng.normal(size=(4, 50))) if x is None else x
         values = codebook_4bit("nf4").values[rng.integers(0, 16, (6, 50))]
         scales = exact_scales(np.full((6, 50), 0.125))
-        forms = [
-            WeightForm(f.name, f.value.T, f.radius.T) for f in weight_forms(values, scales, dtype)
-        ]
+        forms = [form.transposed for form in weight_forms(values, scales, dtype)]
         b = BFLOAT16.round(rng.normal(size=6)) if bias else None
         return Product(x, forms, b, dtype), x, values * 0.125
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from kq_conformance import __version__
 from kq_conformance.cli import app
 
-NUMPY = "kq_conformance.numpy_backend:backend"
+REFERENCE = "kq_conformance.reference_backend:backend"
 SELECTION = "dequantize_4bit/nf4/b64/*/all-codes"
 
 
@@ -18,22 +18,39 @@ def invoke(*arguments):
 
 def test_run_passes_and_reports(tmp_path):
     path = tmp_path / "report.json"
-    done = invoke("run", "--backend", NUMPY, "--select", SELECTION, "--json", str(path))
+    done = invoke("run", "--backend", REFERENCE, "--select", SELECTION, "--json", str(path))
     assert done.exit_code == 0, done.output
-    assert "3 pass; profile full does not certify numpy" in done.output
+    assert "3 pass; profile full does not certify reference" in done.output
     document = json.loads(path.read_text())
     assert document["passed"] is True
-    assert document["backend"]["name"] == "numpy"
+    assert document["backend"]["name"] == "reference"
     assert {"torch", "numpy", "python", "processor"} <= set(document["environment"])
     assert len(document["cases"]) == 3
 
 
 def test_run_fails_with_an_explanation():
-    mutant = "kq_conformance.mutants:_SwappedNibbles"
+    mutant = "kq_conformance.mutants.quantizers:SwappedNibbles"
     done = invoke("run", "--backend", mutant, "--select", "quantize_4bit/nf4/b64/*/random")
     assert done.exit_code == 1
     assert "FAIL  quantize_4bit/nf4/b64/float32/random" in done.output
     assert "codes, exact: code = order" in done.output
+
+
+def test_waived_failures_are_shown_and_do_not_fail(tmp_path):
+    waivers = tmp_path / "waivers.toml"
+    waivers.write_text(
+        '[[waiver]]\nselect = "*/float32/random"\nreason = "known"\n'
+        'link = "https://example.org/1"\nexpires = 9999-12-31\n'
+    )
+    mutant = "kq_conformance.mutants.processes:ClaimsTooMuch"
+    done = invoke(
+        "run", "--backend", mutant, "--select", "quantize_4bit/nf4/*/float32/random",
+        "--waivers", str(waivers), "-j", "2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "OVER-CLAIM  quantize_4bit/nf4/b4096/float32/random" in done.output
+    assert "waived     until 9999-12-31: known (https://example.org/1)" in done.output
+    assert "waiver '*/float32/random' is used (1 cases)" in done.output
 
 
 def test_list_prints_ids():
@@ -52,11 +69,22 @@ def test_version():
     ("arguments", "message"),
     [
         (("--backend", "nowhere"), "backend 'nowhere' is not registered"),
-        (("--backend", NUMPY, "--profile", "huge"), "--profile must be one of quick, core, full"),
-        (("--backend", NUMPY, "--select", "nothing*"), "--select 'nothing*' matches no case"),
-        (("--backend", NUMPY, "--rules", "lax"), "--rules must be one of exact, margin"),
-        (("--backend", NUMPY, "--json", "/no/such/folder/r.json"), "--json must name a file in"),
-        (("--backend", NUMPY, "--device", "abacus"), "--device 'abacus' cannot hold tensors"),
+        (
+            ("--backend", REFERENCE, "--profile", "huge"),
+            "--profile must be one of quick, core, full",
+        ),
+        (("--backend", REFERENCE, "--select", "nothing*"), "--select 'nothing*' matches no case"),
+        (("--backend", REFERENCE, "--rules", "lax"), "--rules must be one of exact, margin"),
+        (
+            ("--backend", REFERENCE, "--json", "/no/such/folder/r.json"),
+            "--json must name a file in",
+        ),
+        (("--backend", REFERENCE, "--device", "abacus"), "device 'abacus' cannot hold tensors"),
+        (("--backend", REFERENCE, "--timeout", "0"), "--timeout must be a number of seconds above"),
+        (
+            ("--backend", REFERENCE, "--waivers", "/no/such.toml"),
+            "--waivers: /no/such.toml: No such",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message):

@@ -9,3 +9,5 @@ imported only by ``kq_conformance.adapter``, when a backend is run.
 __all__ = ["__version__"]
 
 __version__ = "0.1.0"
+FORMAT_VERSION = 1
+"""Version of docs/FORMAT.md that the reference defines."""

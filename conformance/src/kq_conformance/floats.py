@@ -142,7 +142,7 @@ def store(values: Array, dtype: str) -> Stored:
 
 def stored_bytes(codes: Array) -> Stored:
     """Wrap packed codes."""
-    return Stored(np.ascontiguousarray(codes, dtype=np.uint8), "uint8")
+    return Stored(np.asarray(codes, dtype=np.uint8), "uint8")
 
 
 def values_of(stored: Stored) -> Float64:

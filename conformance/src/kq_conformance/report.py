@@ -1,10 +1,13 @@
-"""The record of a run: a JSON document, and what a person reads on the terminal."""
+"""The record of a run, and the JSON document that it is written to.
 
+The document is described by the JSON Schema in `kq_conformance.schema`.
+"""
+
+import datetime
 import json
 import math
 import os
 import platform
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from kq_conformance import __version__
+from kq_conformance import FORMAT_VERSION, __version__
 from kq_conformance.bounds import Judgement
-from kq_conformance.cases import Profile
+from kq_conformance.cases import Profile, address
+from kq_conformance.pool import Description
 from kq_conformance.runner import Finding, Settings, Verdict
+from kq_conformance.waivers import Waiver, find_waiver, waiver_state
 
-__all__ = ["SCHEMA_VERSION", "Report", "write_json"]
+__all__ = ["SCHEMA_VERSION", "Report", "address", "load", "to_json"]
 
 SCHEMA_VERSION = 1
 
@@ -29,21 +34,27 @@ class Report:
 
     Attributes:
         backend: how the backend was named on the command line.
-        described: its name, version and `describe()`.
-        environment: versions of what it ran on (torch).
+        described: what it says of itself.
         profile: which cases.
         pattern: which of them.
         settings: how they were run.
-        findings: one for each case.
+        workers: in how many processes.
+        timeout: seconds that an answer could take.
+        findings: one for each case, in the order of the cases.
+        waivers: failures that are accepted.
+        date: of the run, for the waivers.
     """
 
     backend: str
-    described: dict[str, str]
-    environment: dict[str, str]
+    described: Description
     profile: Profile
     pattern: str
     settings: Settings
+    workers: int
+    timeout: float
     findings: Sequence[Finding]
+    waivers: Sequence[Waiver]
+    date: datetime.date
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,10 +63,24 @@ class Report:
         return {str(verdict): counted[verdict] for verdict in Verdict}
 
     @property
+    def bad(self) -> list[Finding]:
+        """What failed, waived or not."""
+        return [each for each in self.findings if not each.verdict.acceptable]
+
+    def waiver(self, finding: Finding) -> Waiver | None:
+        """What excuses a failure."""
+        return find_waiver(self.waivers, finding, self.date)
+
+    @property
     def passed(self) -> bool:
-        """True if no case failed, crashed or was over-claimed, and at least one passed."""
-        acceptable = all(each.verdict.acceptable for each in self.findings)
-        return acceptable and self.counts[Verdict.PASS] > 0
+        """True if no failure is without a waiver, and at least one case passed."""
+        excused = all(self.waiver(each) is not None for each in self.bad)
+        return excused and self.counts[Verdict.PASS] > 0
+
+    @property
+    def waived(self) -> bool:
+        """True if the run passed only thanks to waivers."""
+        return self.passed and bool(self.bad)
 
     @property
     def certifies(self) -> bool:
@@ -64,104 +89,124 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` writes; its layout is versioned by `SCHEMA_VERSION`."""
+        rules = {each.rule for finding in self.findings for each in finding.judgements}
         return {
             "schema_version": SCHEMA_VERSION,
             "suite": {"name": "kq-conformance", "version": __version__},
-            "backend": {"argument": self.backend, **self.described},
+            "format_version": FORMAT_VERSION,
+            "backend": {
+                "argument": self.backend,
+                "name": self.described.name,
+                "version": self.described.version,
+                "description": self.described.description,
+            },
             "environment": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,
+                "system": f"{platform.system()} {platform.release()}",
                 "machine": platform.machine(),
                 "processor": _processor(),
-                **self.environment,
+                "cores": os.cpu_count() or 1,
+                **self.described.environment,
             },
-            "profile": self.profile.name.lower(),
-            "select": self.pattern,
-            "seed": self.settings.seed,
-            "strictness": self.settings.strictness.value,
-            "device": self.settings.device,
+            "run": {
+                "profile": self.profile.name.lower(),
+                "select": self.pattern,
+                "seed": self.settings.seed,
+                "rules": self.settings.strictness.value,
+                "device": self.settings.device,
+                "workers": self.workers,
+                "timeout": self.timeout,
+                "date": self.date.isoformat(),
+            },
             "passed": self.passed,
             "certifies": self.certifies,
+            "waived": self.waived,
             "counts": self.counts,
             "seconds": round(sum(each.seconds for each in self.findings), 3),
-            "cases": [_case_to_dict(each) for each in self.findings],
+            "rules": {
+                rule.name: {
+                    "statement": rule.statement,
+                    "source": rule.source,
+                    "exact": rule.exact,
+                }
+                for rule in sorted(rules)
+            },
+            "waivers": [self._waiver_to_dict(each) for each in self.waivers],
+            "coverage": self._coverage(),
+            "cases": [self._case_to_dict(each) for each in self.findings],
         }
 
-    def reproduction(self, finding: Finding) -> str:
-        """The command that runs one case alone, with the same inputs."""
-        parts = [f"kq-conformance run --backend {self.backend} --select '{finding.case.id}'"]
-        defaults = Settings()
-        if self.settings.seed != defaults.seed:
-            parts.append(f"--seed {self.settings.seed}")
-        if self.settings.strictness is not defaults.strictness:
-            parts.append(f"--rules {self.settings.strictness.value}")
-        if self.settings.device != defaults.device:
-            parts.append(f"--device {self.settings.device}")
-        return " ".join(parts)
+    def _waiver_to_dict(self, waiver: Waiver) -> dict[str, Any]:
+        state, cases = waiver_state(waiver, self.findings, self.date)
+        return {
+            "select": waiver.select,
+            "reason": waiver.reason,
+            "link": waiver.link,
+            "expires": waiver.expires.isoformat(),
+            "state": state,
+            "cases": cases,
+        }
 
-    def explain(self, finding: Finding) -> str:
-        """A failure on one screen: the case, how to reproduce it, the worst element, the rule."""
-        lines = [f"{finding.verdict.upper()}  {finding.case.id}"]
-        lines.append(f"  reproduce  {self.reproduction(finding)}")
+    def _coverage(self) -> list[dict[str, Any]]:
+        """Verdicts by cell of the matrix op × format × dtype."""
+        cells: dict[tuple[str, str, str], list[Finding]] = {}
+        for finding in self.findings:
+            where = address(finding.case_id)
+            cells.setdefault((where.op, where.format, where.dtype), []).append(finding)
+        return [
+            {
+                "op": op,
+                "format": format_,
+                "dtype": dtype,
+                "counts": {str(k): n for k, n in Counter(each.verdict for each in found).items()},
+                "waived": sum(self.waiver(each) is not None for each in found),
+            }
+            for (op, format_, dtype), found in cells.items()
+        ]
+
+    def _case_to_dict(self, finding: Finding) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "id": finding.case_id,
+            "verdict": str(finding.verdict),
+            "ms": round(1000 * finding.seconds),
+            "tightness": _number(finding.tightness),
+        }
+        if finding.tightest is not None:
+            entry |= _figures(finding.tightest)
         if finding.message:
-            lines.append(f"  message    {finding.message}")
+            entry["message"] = finding.message
+        if (waiver := self.waiver(finding)) is not None:
+            entry["waived"] = waiver.reason
         if finding.failed is not None:
-            lines += _explain_judgement(finding.failed)
-        return "\n".join(lines)
+            entry["results"] = [_judgement_to_dict(each) for each in finding.judgements]
+        return entry
 
 
-def _explain_judgement(judgement: Judgement) -> list[str]:
-    worst = judgement.worst
-    assert worst is not None  # a violation has an element
-    excess = (
-        "" if math.isinf(judgement.tightness) else f" ({judgement.tightness:.3g} times the bound)"
-    )
-    count = f"{judgement.violations} of {judgement.elements}"
-    return [
-        f"  result     {judgement.quantity}: {count} elements outside of what is allowed{excess}",
-        f"  worst      {judgement.quantity}{list(worst.place)}",
-        f"  got        {worst.got!r}",
-        f"  expected   {worst.expected!r}",
-        f"  allowed    [{worst.lowest!r}, {worst.highest!r}]",
-        f"  rule       {judgement.rule.name}: {judgement.rule.statement}",
-        f"  source     {judgement.rule.source}",
-    ]
-
-
-def _case_to_dict(finding: Finding) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "id": finding.case.id,
-        "verdict": str(finding.verdict),
-        "seconds": round(finding.seconds, 6),
-        "tightness": _number(finding.tightness),
-    }
-    if finding.message:
-        entry["message"] = finding.message
-    if finding.judgements:
-        entry["results"] = [_judgement_to_dict(each) for each in finding.judgements]
-    return entry
+def _figures(judgement: Judgement) -> dict[str, Any]:
+    named = {name: _number(value) for name, value in judgement.figures.items()}
+    return {"quantity": judgement.quantity, "rule": judgement.rule.name, **named}
 
 
 def _judgement_to_dict(judgement: Judgement) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "quantity": judgement.quantity,
-        "rule": judgement.rule.name,
+    entry = {
+        **_figures(judgement),
         "elements": judgement.elements,
         "violations": judgement.violations,
         "tightness": _number(judgement.tightness),
     }
-    entry.update({name: _number(value) for name, value in judgement.figures.items()})
     if not judgement.passed and judgement.worst is not None:
         worst = judgement.worst._asdict()
         place = worst.pop("place")
-        entry["worst"] = {"place": list(place)} | {key: _number(v) for key, v in worst.items()}
+        ends = {key: v if math.isfinite(v) else str(v) for key, v in worst.items()}
+        entry["worst"] = {"place": list(place), **ends}
     return entry
 
 
 def _number(value: float) -> float | str:
-    """JSON has no infinities and no NaN: they are written as text."""
+    """JSON has no infinities and no NaN: they are written as text. Six digits say enough."""
     if math.isfinite(value):
-        return float(value)
+        return float(f"{value:.6g}")
     return str(float(value))
 
 
@@ -174,19 +219,36 @@ def _processor() -> str:
     return platform.processor()
 
 
-def write_json(document: dict[str, Any], path: Path) -> None:
-    """Write a document under a temporary name beside its target, then rename it.
+def to_json(document: dict[str, Any]) -> str:
+    """The text of a document: indented, with one case a line, so that two reports can be compared.
 
     Raises:
-        OSError: if the folder does not exist or cannot be written to.
+        ValueError: if it holds a number that JSON has not.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    cases = ",\n".join(
+        "  " + json.dumps(case, ensure_ascii=False, allow_nan=False) for case in document["cases"]
+    )
+    marker = "the cases come here"
+    text = json.dumps(document | {"cases": marker}, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.replace(json.dumps(marker), f"[\n{cases}\n ]") + "\n"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a report.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read, is no report, or one of another version.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
-            file.write("\n")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    suite = document.get("suite") if isinstance(document, dict) else None
+    if not isinstance(suite, dict) or suite.get("name") != "kq-conformance":
+        raise ValueError(f"{path} is not a report of kq-conformance")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        found = document.get("schema_version")
+        raise ValueError(f"{path} has the schema version {found!r}, and {SCHEMA_VERSION} is read")
+    return document

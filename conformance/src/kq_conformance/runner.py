@@ -1,7 +1,7 @@
 """Asking a backend the cases, and turning each answer into a verdict."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,10 +10,17 @@ import numpy as np
 
 from kq_conformance.bounds import Judgement, Strictness
 from kq_conformance.cases import Case, Mode, Problem
-from kq_conformance.discovery import declares
-from kq_conformance.subject import ContractBreachError, Outputs, Subject
+from kq_conformance.discovery import Declaration, declares
+from kq_conformance.subject import (
+    REFUSALS,
+    ContractBreachError,
+    Outputs,
+    Placement,
+    RouteMissingError,
+    Subject,
+)
 
-__all__ = ["Finding", "Settings", "Verdict", "run_case", "run_cases"]
+__all__ = ["Finding", "Settings", "Verdict", "run_case"]
 
 
 class Verdict(StrEnum):
@@ -24,7 +31,8 @@ class Verdict(StrEnum):
     UNSUPPORTED = "unsupported"  # not declared, and does not work: an honest declaration
     OVER_CLAIM = "over-claim"  # declared, but refused
     UNDER_CLAIM = "under-claim"  # works, but not declared
-    CRASH = "crash"  # raised something that is not a refusal
+    CRASH = "crash"  # raised something that is not a refusal, or ended the process
+    TIMEOUT = "timeout"  # did not come back
 
     @property
     def acceptable(self) -> bool:
@@ -32,8 +40,6 @@ class Verdict(StrEnum):
         return self in (Verdict.PASS, Verdict.UNSUPPORTED, Verdict.UNDER_CLAIM)
 
 
-# How a backend says that it does not do something.
-_REFUSALS = (NotImplementedError, TypeError, ValueError)
 # More threads than this machine has cores are threads, too: the split of the work is what changes
 # it.
 _THREADS = (1, 2, 3)
@@ -61,7 +67,7 @@ class Finding:
     """The verdict on one case.
 
     Attributes:
-        case: the question.
+        case_id: the question.
         verdict: the answer's worth.
         judgements: one for each result tensor.
         message: what was raised or breached; empty otherwise.
@@ -69,7 +75,7 @@ class Finding:
         failed: the first judgement that was not passed, if any.
     """
 
-    case: Case
+    case_id: str
     verdict: Verdict
     judgements: tuple[Judgement, ...] = ()
     message: str = ""
@@ -77,89 +83,98 @@ class Finding:
     failed: Judgement | None = None
 
     @property
+    def tightest(self) -> Judgement | None:
+        """The judgement with the largest error ÷ bound."""
+        return max(self.judgements, key=lambda each: each.tightness, default=None)
+
+    @property
     def tightness(self) -> float:
         """Worst error ÷ bound over the results; 0 if every answer was exact."""
-        return max((each.tightness for each in self.judgements), default=0.0)
+        return 0.0 if self.tightest is None else self.tightest.tightness
 
 
-def run_cases(
-    backend: Any, subject: Subject, cases: Iterable[Case], settings: Settings
-) -> Iterator[Finding]:
-    """Run cases one after the other.
-
-    Args:
-        backend: for its `capabilities`.
-        subject: the backend behind the adapter.
-        cases: the questions.
-        settings: how to run.
-    """
-    capabilities = tuple(backend.capabilities)
-    for case in cases:
-        declared = declares(capabilities, case.demand, settings.device)
-        if declared or settings.probe:
-            yield run_case(subject, case, settings, declared=declared)
-        else:
-            yield Finding(case, Verdict.UNSUPPORTED)
-
-
-def run_case(subject: Subject, case: Case, settings: Settings, *, declared: bool = True) -> Finding:
+def run_case(
+    capabilities: Iterable[Declaration], subject: Subject, case: Case, settings: Settings
+) -> Finding:
     """Ask one question.
 
     Args:
+        capabilities: what the backend has declared.
         subject: the backend behind the adapter.
         case: the question.
         settings: how to run.
-        declared: whether the backend has declared that it can do this.
     """
+    declared = declares(capabilities, case.demand, settings.device)
+    if not declared and not settings.probe:
+        return Finding(case.id, Verdict.UNSUPPORTED)
     problem = case.problem(settings.seed)
     start = time.perf_counter()
 
     def finding(verdict: Verdict, **details: Any) -> Finding:
-        return Finding(case, verdict, seconds=time.perf_counter() - start, **details)
+        return Finding(case.id, verdict, seconds=time.perf_counter() - start, **details)
 
     try:
         outputs = _MODES[case.mode](problem, subject)
+    except RouteMissingError as error:
+        return finding(Verdict.UNSUPPORTED, message=str(error))
     except Exception as error:
         if not declared:
             return finding(Verdict.UNSUPPORTED)
-        message = f"{type(error).__name__}: {error}"
         if isinstance(error, ContractBreachError):
             return finding(Verdict.FAIL, message=str(error))
-        refused = isinstance(error, _REFUSALS)
+        refused = isinstance(error, REFUSALS)
+        message = f"{type(error).__name__}: {error}"
         return finding(Verdict.OVER_CLAIM if refused else Verdict.CRASH, message=message)
-    judgements = (
-        tuple(problem.judge(outputs, settings.strictness)) if case.mode is Mode.VALUES else ()
-    )
+    judgements = () if outputs is None else tuple(problem.judge(outputs, settings.strictness))
     failed = next((each for each in judgements if not each.passed), None)
     if not declared:
-        return finding(Verdict.UNSUPPORTED if failed else Verdict.UNDER_CLAIM)
+        honest = failed is not None or case.mode is Mode.REFUSAL
+        return finding(Verdict.UNSUPPORTED if honest else Verdict.UNDER_CLAIM)
     verdict = Verdict.FAIL if failed else Verdict.PASS
     return finding(verdict, judgements=judgements, failed=failed)
 
 
-def _values(problem: Problem, subject: Subject) -> Outputs:
-    return problem.call(subject)
+# Results to compare with the reference, or None where they have been compared with each other.
+_Asked = Callable[[Problem, Subject], Outputs | None]
 
 
-def _repeat(problem: Problem, subject: Subject) -> Outputs:
+def _placed(placement: Placement) -> _Asked:
+    def ask(problem: Problem, subject: Subject) -> Outputs:
+        with subject.placed(placement):
+            return problem.call(subject)
+
+    return ask
+
+
+def _repeat(problem: Problem, subject: Subject) -> None:
     first = problem.call(subject)
     _same(first, problem.call(subject), "the second run differs from the first")
-    return first
 
 
-def _threads(problem: Problem, subject: Subject) -> Outputs:
+def _threads(problem: Problem, subject: Subject) -> None:
     results = []
     for number in _THREADS:
         with subject.threads(number):
             results.append(problem.call(subject))
         _same(results[0], results[-1], f"{number} threads differ from {_THREADS[0]}")
-    return results[0]
 
 
-_MODES: dict[Mode, Callable[[Problem, Subject], Outputs]] = {
-    Mode.VALUES: _values,
+def _refusal(problem: Problem, subject: Subject) -> None:
+    try:
+        problem.call(subject)
+    except REFUSALS:
+        return
+    raise ContractBreachError("the call was accepted, and must be refused")
+
+
+_MODES: dict[Mode, _Asked] = {
+    Mode.VALUES: _placed(Placement.END),
+    Mode.BEFORE: _placed(Placement.BEFORE),
+    Mode.OFFSET: _placed(Placement.OFFSET),
+    Mode.STRIDED: _placed(Placement.STRIDED),
     Mode.REPEAT: _repeat,
     Mode.THREADS: _threads,
+    Mode.REFUSAL: _refusal,
 }
 
 

@@ -6,18 +6,62 @@ over a backend's destination-passing methods.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from kq_conformance.floats import Stored
 from kq_conformance.reference import Hyper
 
-__all__ = ["ContractBreachError", "Outputs", "StoredScales", "Subject"]
+__all__ = [
+    "REFUSALS",
+    "ContractBreachError",
+    "Outputs",
+    "Placement",
+    "Route",
+    "RouteMissingError",
+    "StoredScales",
+    "Subject",
+]
 
 Outputs = dict[str, Stored]
+
+# How a backend says that it does not do something.
+REFUSALS = (NotImplementedError, TypeError, ValueError)
 
 
 class ContractBreachError(Exception):
     """The backend wrote outside of its outputs, changed an input, or gave two answers."""
+
+
+class RouteMissingError(Exception):
+    """The public functions cannot be reached.
+
+    kq-functional is not installed, does not load the backend, or needs an operation for the call
+    that the backend does not declare.
+    """
+
+
+class Placement(Enum):
+    """Where tensors lie in memory. Where a system has no guard pages, guard bytes stand for them.
+
+    Whatever lies outside of a tensor and is not a guard page holds bytes that read as NaN or as the
+    highest code, and must be as it was after the call.
+    """
+
+    END = "each tensor ends where a guard page begins"
+    BEFORE = "each tensor begins where a guard page ends"
+    OFFSET = "each tensor begins one element past a 64-byte boundary"
+    STRIDED = "rows of the unquantized input lie apart, and end where a guard page begins"
+
+
+class Route(Enum):
+    """How a call reaches the backend through the public functions of kq-functional."""
+
+    PLAIN = "contiguous tensors"
+    TRANSPOSED = "the unquantized input is the transpose of a contiguous tensor"
+    SLICED = "the unquantized input is every second column of a wider tensor"
+    EXPANDED = "the unquantized input has batch dimensions, one of them expanded"
+    OUT = "results are written to tensors of the caller"
 
 
 class StoredScales(NamedTuple):
@@ -112,3 +156,13 @@ class Subject(Protocol):
 
     def threads(self, number: int) -> AbstractContextManager[None]:
         """Run with this number of threads."""
+
+    def placed(self, placement: Placement) -> AbstractContextManager[None]:
+        """Lay the tensors of the calls inside the context out like this."""
+
+    def public(self, route: Route) -> "Subject":
+        """The same backend behind the public functions of kq-functional, pinned by `use_backend`.
+
+        Raises:
+            RouteMissingError: if kq-functional is not installed.
+        """

@@ -13,7 +13,7 @@ from kq_conformance.bounds.codes import (
 )
 from kq_conformance.bounds.dequantize import accept_decoded, exact_scales, scale_enclosure
 from kq_conformance.bounds.enclosure import Enclosure
-from kq_conformance.bounds.linear import Product, WeightForm, weight_forms
+from kq_conformance.bounds.linear import Product, Sums, WeightForm, judge_sums, weight_forms
 from kq_conformance.bounds.optimizer import (
     Step,
     accept_moment,
@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "Step",
     "Strictness",
+    "Sums",
     "WeightForm",
     "Worst",
     "accept_absmax",
@@ -43,6 +44,7 @@ __all__ = [
     "accept_param",
     "enclose_adam",
     "exact_scales",
+    "judge_sums",
     "scale_enclosure",
     "weight_forms",
 ]

@@ -18,11 +18,13 @@ class Rule(NamedTuple):
         name: short name for tables.
         statement: the bound as a formula.
         source: where it is derived.
+        exact: nothing but one answer is allowed, so that the tightness is 0 or infinite.
     """
 
     name: str
     statement: str
     source: str
+    exact: bool = False
 
 
 class Worst(NamedTuple):

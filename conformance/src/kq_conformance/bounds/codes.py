@@ -29,11 +29,13 @@ ABSMAX = Rule(
     "absmax = max |x| of the block, bit for bit; NaN (0x7fc00000) if it holds NaN, else +Inf if it"
     " holds an infinity",
     _SOURCE,
+    exact=True,
 )
 CODES_EXACT = Rule(
     "codes, exact",
     "code = order[#{i : x > T_i · absmax}], decided on the exact ratio; ties to the lower code",
     _SOURCE,
+    exact=True,
 )
 CODES_MARGIN = Rule(
     "codes, margin",

@@ -16,6 +16,7 @@ DECODED_EXACT = Rule(
     "decode, exact",
     "round_dtype(round_float32(code · absmax)), bit for bit",
     _SOURCE,
+    exact=True,
 )
 DECODED_MARGIN = Rule(
     "decode, margin",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kq_conformance.floats import FLOAT32, Float64
 
@@ -12,6 +13,8 @@ __all__ = ["Enclosure"]
 # Widening u = 2**-24 by the factor 1 + 2**-20 covers thousands of those, and loosens no bound
 # visibly.
 _U = FLOAT32.unit_roundoff * (1 + 2.0**-20)
+# From here on the nearest float32 is an infinity: the largest number and half a step.
+_OVERFLOW = FLOAT32.largest + 2.0 ** (127 - 24)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +34,20 @@ class Enclosure:
         return cls(value, value)
 
     def rounded(self, times: int = 1) -> "Enclosure":
-        """Widen by `times` float32 roundings: u relative, half a subnormal spacing absolute."""
+        """Widen by `times` float32 roundings: u relative, half a subnormal spacing absolute.
+
+        Rounding is monotone and leaves zero alone, so that an interval on one side of zero stays
+        there; what lies beyond the largest number becomes an infinity.
+        """
         slack = FLOAT32.tiny / 2
 
         def margin(end: Float64) -> Float64:
             return np.where(np.isinf(end), 0.0, times * (_U * np.abs(end) + slack))
 
-        return Enclosure(self.low - margin(self.low), self.high + margin(self.high))
+        low, high = self.low - margin(self.low), self.high + margin(self.high)
+        low = np.where(self.low >= 0, np.maximum(low, 0.0), low)
+        high = np.where(self.high <= 0, np.minimum(high, 0.0), high)
+        return Enclosure(_overflowed(low), _overflowed(high))
 
     def __neg__(self) -> "Enclosure":
         return Enclosure(-self.high, -self.low)
@@ -54,9 +64,31 @@ class Enclosure:
             ends = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
             return Enclosure(np.minimum.reduce(ends), np.maximum.reduce(ends))
 
+    def plus(self, other: "Enclosure") -> "Enclosure":
+        """The sum of float32 numbers: one rounding, and none where a term is zero."""
+        total = self + other
+        rounded = total.rounded()
+        exact = self._zero | other._zero
+        return Enclosure(
+            np.where(exact, total.low, rounded.low), np.where(exact, total.high, rounded.high)
+        )
+
+    @property
+    def _zero(self) -> NDArray[np.bool_]:
+        zero: NDArray[np.bool_] = (self.low == 0) & (self.high == 0)
+        return zero
+
     def scaled(self, factor: float) -> "Enclosure":
         """Multiply by a number."""
         return self * Enclosure.of(np.full(self.low.shape, factor))
+
+    def by_constant(self, factor: float) -> "Enclosure":
+        """The product of float32 numbers with a factor that is rounded to float32, too.
+
+        Two roundings; none if the factor is 0 or 1.
+        """
+        product = self.scaled(factor)
+        return product if factor in (0, 1) else product.rounded(2)
 
     def over(self, positive: "Enclosure") -> "Enclosure":
         """Divide by intervals that lie above zero."""
@@ -75,3 +107,7 @@ class Enclosure:
             low, high = self.low**2, self.high**2
             around = (self.low <= 0) & (self.high >= 0)
             return Enclosure(np.where(around, 0.0, np.minimum(low, high)), np.maximum(low, high))
+
+
+def _overflowed(end: Float64) -> Float64:
+    return np.where(np.abs(end) >= _OVERFLOW, np.copysign(np.inf, end), end)

@@ -26,7 +26,8 @@ PARAM = Rule(
 )
 MOMENT = Rule(
     "adam, moment",
-    "β₁m + (1-β₁)g within 3 roundings of each term; β₂v + (1-β₂)g² within 4",
+    "β₁m + (1-β₁)g within 3 roundings of each term; β₂v + (1-β₂)g² within 4; no rounding of a sum"
+    " with zero; Inf beyond the largest float32",
     _SOURCE,
 )
 MOMENT_ABSMAX = Rule(
@@ -61,24 +62,32 @@ def enclose_adam(
     gradient = Enclosure.of(-g if hyper.maximize else g)
     param = Enclosure.of(p)
     if hyper.weight_decay and hyper.decoupled:
-        param = param.scaled(1 - hyper.lr * hyper.weight_decay).rounded(2)  # factor, product
+        param = param.by_constant(1 - hyper.lr * hyper.weight_decay)
     elif hyper.weight_decay:
-        decay = param.scaled(hyper.weight_decay).rounded(2)  # factor, product
-        gradient = (gradient + decay).rounded()
-    kept, added = m.scaled(hyper.beta1), gradient.scaled(1 - hyper.beta1)
-    new_m = (kept.rounded(2) + added.rounded(2)).rounded()  # factor and product of each term; sum
-    kept, added = v.scaled(hyper.beta2), gradient.squared().scaled(1 - hyper.beta2)
-    new_v = (kept.rounded(2) + added.rounded(3)).rounded()  # the square is one rounding more
+        gradient = gradient.plus(param.by_constant(hyper.weight_decay))
+    new_m = m.by_constant(hyper.beta1).plus(gradient.by_constant(1 - hyper.beta1))
+    new_v = v.by_constant(hyper.beta2).plus(_squared(gradient, 1 - hyper.beta2))
 
     correction1, correction2 = 1 - hyper.beta1**step, np.sqrt(1 - hyper.beta2**step)
     # √v and ε√c₂, or √v / √c₂ and ε: the root, the constant, the division or product; the sum.
     root = new_v.root().rounded(3)
     floor = Enclosure.of(np.full(p.shape, hyper.eps * correction2)).rounded(2)
-    denominator = (root + floor).rounded()
+    denominator = root.plus(floor)
     # Step size (three roundings if put together in float32), its product with m, the quotient.
     size = hyper.lr * correction2 / correction1
     update = new_m.scaled(size).over(denominator).rounded(5)
-    return Step((param - update).rounded(), new_m, new_v)
+    return Step(param.plus(-update), new_m, new_v)
+
+
+def _squared(gradient: Enclosure, factor: float) -> Enclosure:
+    """(1 − β₂)g²: factor, square and product are rounded; factor and g may also meet first.
+
+    The square may overflow before the factor makes it small again.
+    """
+    square = gradient.squared()
+    product = square.scaled(factor).rounded(3)
+    overflow = np.isinf(square.rounded().high)
+    return Enclosure(product.low, np.where(overflow, np.inf, product.high))
 
 
 def accept_param(quantity: str, expected: Float64, step: Step, dtype: str) -> Interval:

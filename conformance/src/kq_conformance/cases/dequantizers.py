@@ -9,7 +9,7 @@ from kq_conformance.bounds import Judgement, Strictness, accept_decoded, exact_s
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
-from kq_conformance.cases.matrices import tail_lengths
+from kq_conformance.cases.matrices import LONG, MANY, tails
 from kq_conformance.cases.weights import Weights, plain_scales, random_weights
 from kq_conformance.floats import (
     FLOAT32,
@@ -129,14 +129,21 @@ def _dequantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Ca
     yield case("all-codes", quick, lambda draw: _all_codes_4bit(draw, quant_type, blocksize, dtype))
     # 300 rows: nested groups of 256 scales that begin inside a row and in different ones.
     yield case("nested", quick, shape(300, min(blocksize + 5, 70), nested=True))
-    for cols in tail_lengths(blocksize):
-        yield case(f"tail-c{cols}", costly, shape(3, cols, nested=False))
-        yield case(f"tail-c{cols}/nested", costly, shape(3, cols, nested=True))
+    for cols, profile in tails(blocksize, costly):
+        yield case(f"tail-c{cols}", profile, shape(3, cols, nested=False))
+        yield case(f"tail-c{cols}/nested", profile, shape(3, cols, nested=True))
     for rows, cols in ((0, 64), (3, 0)):
         yield case(f"empty-r{rows}-c{cols}", costly, shape(rows, cols, nested=False))
     if usual:
-        yield case("repeat", Profile.CORE, shape(37, 197, nested=True), Mode.REPEAT)
-        yield case("threads", Profile.CORE, shape(37, 197, nested=True), Mode.THREADS)
+        large = Profile.FULL if dtype == "float16" else Profile.CORE
+        for flag, nested in (("", False), ("/nested", True)):
+            yield case(f"long-row{flag}", large, shape(1, LONG, nested))
+            yield case(f"many-rows{flag}", large, shape(MANY, 1, nested))
+            for mode in (Mode.BEFORE, Mode.OFFSET):
+                name = f"r5-c197{flag}/{mode}"
+                yield case(name, Profile.CORE, shape(5, 197, nested), mode)
+        for mode in (Mode.REPEAT, Mode.THREADS):
+            yield case(mode.value, Profile.CORE, shape(37, 197, nested=True), mode)
 
 
 def _dequantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[Case]:
@@ -148,15 +155,13 @@ def _dequantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator
         name: str, profile: Profile, cols: int, rows: int | None = None, mode: Mode = Mode.VALUES
     ) -> Case:
         def make(draw: Draw) -> DequantizeBlockwise:
-            scales = _special_scales(draw, dtype)[:rows]
-            codes = draw.integers(256, len(scales), cols)
+            scales = _special_scales(draw, dtype)
+            height = scales.size if rows is None else rows
+            codes = draw.integers(256, height, cols)
             codes[:, :256] = np.arange(cols)[:256] % 256
-            blocks = count_blocks(cols, blocksize)
-            absmax = (
-                np.stack([np.roll(scales, block) for block in range(blocks)], axis=1)
-                if blocks
-                else np.zeros((len(scales), 0))
-            )
+            # The first block of row r has scale r, the second one scale r − 1, ...
+            blocks = np.arange(count_blocks(cols, blocksize))
+            absmax = scales[(np.arange(height)[:, None] - blocks) % scales.size]
             return DequantizeBlockwise(
                 stored_bytes(codes), code, store(absmax, "float32"), dtype, blocksize
             )
@@ -166,13 +171,18 @@ def _dequantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator
     usual = blocksize == 256 and map_name == "dynamic-signed"
     costly = Profile.CORE if usual else Profile.FULL
     yield case("all-codes", Profile.QUICK if usual else Profile.CORE, 600)
-    for cols in tail_lengths(blocksize):
-        yield case(f"tail-c{cols}", costly, cols)
+    for cols, profile in tails(blocksize, costly):
+        yield case(f"tail-c{cols}", profile, cols)
     yield case("empty-r0-c64", costly, 64, rows=0)
     yield case("empty-r3-c0", costly, 0, rows=3)
     if usual:
-        yield case("repeat", Profile.CORE, 600, mode=Mode.REPEAT)
-        yield case("threads", Profile.CORE, 600, mode=Mode.THREADS)
+        large = Profile.FULL if dtype == "float16" else Profile.CORE
+        yield case("long-row", large, LONG, rows=1)
+        yield case("many-rows", large, 1, rows=MANY)
+        for mode in (Mode.REPEAT, Mode.THREADS):
+            yield case(mode.value, Profile.CORE, 600, mode=mode)
+        for mode in (Mode.BEFORE, Mode.OFFSET):
+            yield case(mode.value, Profile.CORE, 773, rows=5, mode=mode)
 
 
 def dequantizer_cases() -> Iterator[Case]:
@@ -182,6 +192,6 @@ def dequantizer_cases() -> Iterator[Case]:
             for blocksize in FOUR_BIT_BLOCKSIZES:
                 yield from _dequantize_4bit(quant_type, blocksize, dtype)
         for map_name in CODE_MAPS:
-            sizes = (1, 7, 64, 256, 4096) if map_name == "dynamic-signed" else (256,)
+            sizes = (1, 7, 32, 64, 256, 4096) if map_name == "dynamic-signed" else (256,)
             for blocksize in sizes:
                 yield from _dequantize_blockwise(map_name, blocksize, dtype)

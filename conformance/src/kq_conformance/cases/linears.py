@@ -1,17 +1,17 @@
 """Cases of linear_4bit and linear_4bit_backward."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from kq_conformance.bounds import Judgement, Product, Strictness, WeightForm, weight_forms
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.linear_probes import probe_cases
+from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
 from kq_conformance.cases.weights import Weights, plain_scales, random_weights
-from kq_conformance.floats import FORMATS, Stored, store, stored_bytes, values_of
+from kq_conformance.floats import FORMATS, Stored, store
 from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_4bit, pack, spread, unpack
-from kq_conformance.subject import Outputs, Subject
 
 __all__ = ["linear_cases"]
 
@@ -19,7 +19,7 @@ __all__ = ["linear_cases"]
 # vector width; K shorter than a block, exactly one, odd, and several blocks with a tail.
 _SHAPES = (
     (1, 48, 130),
-    (1, 5, 256),
+    (1, 37, 256),
     (2, 1, 31),
     (3, 7, 1),
     (5, 33, 257),
@@ -32,70 +32,41 @@ _SHAPES = (
     (3, 4, 0),
 )
 _ROWS = (0, 1, 2, 3, 5, 16, 17, 64, 130)
+# M, N or K beyond what 16 bits count. K is what the layer sums over, N what its gradient does.
+_LARGE = ((2, 3, (1 << 16) + 65), (2, (1 << 16) + 65, 7), ((1 << 16) + 5, 2, 33))
+_LARGE_BACKWARD = (*_LARGE[:2], ((1 << 16) + 5, 33, 2))
+_FEW_PRODUCTS = 6  # that are not zero, in every second row of an input
 
 
-@dataclass(frozen=True)
-class Linear4bit:
-    """One call of linear_4bit."""
+def _input(draw: Draw, rows: int, cols: int, kind: str, dtype: str) -> Stored:
+    """Rows of different size, every second one with few numbers that are not zero.
 
-    x: Stored
-    weights: Weights
-    bias: Stored | None
+    A long sum may err by much, in the worst order; a short one may not, and shows what a weight is
+    to a few units of its last place.
 
-    def call(self, subject: Subject) -> Outputs:
-        w = self.weights
-        return subject.linear_4bit(
-            self.x,
-            stored_bytes(w.packed),
-            w.scales,
-            self.bias,
-            quant_type=w.quant_type,
-            blocksize=w.blocksize,
-        )
-
-    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
-        forms = [
-            WeightForm(form.name, form.value.T, form.radius.T)
-            for form in _forms(self.weights, self.x.dtype, strictness)
-        ]
-        bias = None if self.bias is None else values_of(self.bias)
-        product = Product(values_of(self.x), forms, bias, self.x.dtype)
-        return [product.judge(values_of(outputs["out"]))]
-
-
-@dataclass(frozen=True)
-class Linear4bitBackward:
-    """One call of linear_4bit_backward."""
-
-    grad: Stored
-    weights: Weights
-
-    def call(self, subject: Subject) -> Outputs:
-        w = self.weights
-        return subject.linear_4bit_backward(
-            self.grad,
-            stored_bytes(w.packed),
-            w.scales,
-            w.cols,
-            quant_type=w.quant_type,
-            blocksize=w.blocksize,
-        )
-
-    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
-        forms = _forms(self.weights, self.grad.dtype, strictness)
-        product = Product(values_of(self.grad), forms, None, self.grad.dtype)
-        return [product.judge(values_of(outputs["out"]))]
-
-
-def _forms(weights: Weights, dtype: str, strictness: Strictness) -> list[WeightForm]:
-    return weight_forms(weights.values, weights.enclosure(strictness), dtype)
-
-
-def _input(draw: Draw, rows: int, cols: int, damaged: bool, dtype: str) -> Stored:
-    """Rows of different size; `damaged` puts NaN and infinities in some of them."""
+    Args:
+        draw: random numbers.
+        rows: M.
+        cols: K, or N for a gradient.
+        kind: "" or "nonfinite": NaN and infinities in some rows; "denormal": below the normal
+            range; "overflow": so large that some results are beyond the largest number.
+        dtype: type of the result.
+    """
+    chosen = FORMATS[dtype]
     values = draw.bell(rows, cols) * draw.magnitudes(-3, 3, rows, 1)
-    if damaged:
+    if cols > _FEW_PRODUCTS:
+        kept = draw.integers(cols, rows, _FEW_PRODUCTS)
+        kept[:, 0] = cols - 1
+        few = np.zeros((rows, cols), dtype=bool)
+        np.put_along_axis(few, kept, True, axis=1)
+        values[1::2] *= few[1::2]
+    if kind == "nonfinite":
         values[0, 0], values[1, cols - 1], values[2, cols // 2] = np.nan, np.inf, -np.inf
+    elif kind == "denormal":
+        subnormals = draw.integers(2 ** (chosen.precision - 1), rows, cols)
+        values = chosen.tiny * draw.signs(rows, cols) * subnormals
+    elif kind == "overflow":
+        values = chosen.largest * draw.signs(rows, cols)
     return store(values, dtype)
 
 
@@ -130,38 +101,43 @@ def _cases(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
         bias: bool = False,
         nested: bool = False,
         gradient: bool = False,
-        damaged: bool = False,
+        kind: str = "",
         mode: Mode = Mode.VALUES,
     ) -> Case:
         M, N, K = shape
         demand = backward if gradient else forward
         parts = [demand.op, quant_type, f"b{blocksize}", dtype, f"m{M}-n{N}-k{K}"]
-        flags = {"bias": bias, "nested": nested, "nonfinite": damaged}
-        parts += [name for name, on in flags.items() if on]
-        parts += [mode.name.lower()] if mode is not Mode.VALUES else []
+        parts += [name for name, on in {"bias": bias, "nested": nested, kind: kind}.items() if on]
+        parts += [mode.value] if mode is not Mode.VALUES else []
 
         def make(draw: Draw) -> Linear4bit | Linear4bitBackward:
+            damaged = kind == "nonfinite"
             weights = _weights(draw, (N, K), quant_type, blocksize, nested, damaged)
             if gradient:
-                return Linear4bitBackward(_input(draw, M, N, damaged, dtype), weights)
-            x = _input(draw, M, K, damaged, dtype)
+                return Linear4bitBackward(_input(draw, M, N, kind, dtype), weights)
+            x = _input(draw, M, K, kind, dtype)
             return Linear4bit(x, weights, store(draw.bell(N), dtype) if bias else None)
 
         return Case("/".join(parts), profile, demand, make, mode)
 
-    yield from _listed(case, blocksize)
+    if blocksize == 64:
+        yield from _usual(case)
+        yield from _special(case, quant_type, dtype)
+    else:
+        yield from _other_block_sizes(case, blocksize)
 
 
-def _listed(case: Callable[..., Case], blocksize: int) -> Iterator[Case]:
-    if blocksize != 64:
-        # Two blocks and a tail, and a row shorter than a block.
-        for K in (min(2 * blocksize + 3, blocksize + 35), blocksize // 2 + 1):
-            yield case((3, 6, K), Profile.CORE)
-            yield case((3, 6, K), Profile.CORE, bias=True, nested=True)
-            yield case((3, 6, K), Profile.CORE, gradient=True, nested=True)
-        for M in _ROWS:
-            yield case((M, 19, blocksize + 33), Profile.FULL, bias=True)
-        return
+def _other_block_sizes(case: Callable[..., Case], blocksize: int) -> Iterator[Case]:
+    # Two blocks and a tail, and a row shorter than a block.
+    for K in (min(2 * blocksize + 3, blocksize + 35), blocksize // 2 + 1):
+        yield case((3, 6, K), Profile.CORE)
+        yield case((3, 6, K), Profile.CORE, bias=True, nested=True)
+        yield case((3, 6, K), Profile.CORE, gradient=True, nested=True)
+    for M in _ROWS:
+        yield case((M, 19, blocksize + 33), Profile.FULL, bias=True)
+
+
+def _usual(case: Callable[..., Case]) -> Iterator[Case]:
     for index, shape in enumerate(_SHAPES):
         profile = Profile.QUICK if index in (0, 5) else Profile.CORE
         for nested in (False, True):
@@ -172,13 +148,35 @@ def _listed(case: Callable[..., Case], blocksize: int) -> Iterator[Case]:
         for N, K in ((24, 96), (65, 300), (300, 65)):
             yield case((M, N, K), Profile.FULL, bias=True, nested=True)
             yield case((M, N, K), Profile.FULL, nested=True, gradient=True)
+
+
+def _special(case: Callable[..., Case], quant_type: str, dtype: str) -> Iterator[Case]:
+    """Numbers that are none, very small or very large; large sizes; behavior; placements."""
     for M in (4, 17):
-        yield case((M, 6, 130), Profile.CORE, damaged=True, bias=True)
-        yield case((M, 6, 130), Profile.CORE, damaged=True, gradient=True)
+        yield case((M, 6, 130), Profile.CORE, kind="nonfinite", bias=True)
+        yield case((M, 6, 130), Profile.CORE, kind="nonfinite", gradient=True)
+    # Matrix units take subnormal bfloat16 numbers as zero (Intel SDM, TDPBF16PS), and may; what
+    # float32 makes of results that overflow depends on the order of the sum.
+    for kind, asked in (("denormal", dtype != "bfloat16"), ("overflow", dtype == "float16")):
+        for M in (1, 5, 17) if asked else ():
+            yield case((M, 21, 300), Profile.CORE, kind=kind, bias=kind == "overflow")
+            yield case((M, 300, 21), Profile.CORE, kind=kind, gradient=True)
+    core = dtype != "float16" and quant_type == "nf4"
+    large = Profile.CORE if core else Profile.FULL
+    for shapes, gradient in ((_LARGE, False), (_LARGE_BACKWARD, True)):
+        for shape in shapes:
+            # More scales than 16 bits count, too.
+            yield case(shape, large, nested=shape[1] > shape[2], gradient=gradient)
     for mode in (Mode.REPEAT, Mode.THREADS):
         for M in (1, 17):
             yield case((M, 129, 257), Profile.CORE, bias=True, nested=True, mode=mode)
             yield case((M, 129, 257), Profile.CORE, nested=True, gradient=True, mode=mode)
+    for mode in (Mode.BEFORE, Mode.OFFSET, Mode.STRIDED):
+        for M in (3, 37):
+            for nested in (False, True):
+                shape = (M, 21, 197)
+                yield case(shape, Profile.CORE, bias=nested, nested=nested, mode=mode)
+                yield case(shape, Profile.CORE, nested=nested, gradient=True, mode=mode)
 
 
 def linear_cases() -> Iterator[Case]:
@@ -187,3 +185,4 @@ def linear_cases() -> Iterator[Case]:
         for quant_type in ("nf4", "fp4"):
             for blocksize in FOUR_BIT_BLOCKSIZES:
                 yield from _cases(quant_type, blocksize, dtype)
+                yield from probe_cases(quant_type, blocksize, dtype)

@@ -1,27 +1,38 @@
 """Matrices that a quantizer may get wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from kq_conformance.cases.case import Profile
 from kq_conformance.cases.draw import Draw
 from kq_conformance.floats import FORMATS, Array, Float64, Stored, store
 from kq_conformance.reference import Codebook, count_blocks
 
 __all__ = [
+    "LONG",
+    "MANY",
     "MATRICES",
     "anchored_sweep",
     "empty",
     "midpoints",
     "natural_sweep",
-    "tail",
+    "odd",
+    "random",
     "tail_lengths",
+    "tails",
 ]
 
 Maker = Callable[[Draw, str, int], Stored]
 
+# Beyond what 16 bits count, and beyond the 65,535 blocks that one axis of a GPU's grid has.
+LONG = (1 << 16) + 70
+MANY = (1 << 16) + 5
 
-def _random(draw: Draw, dtype: str, blocksize: int) -> Stored:
+_EVERY_TAIL = (32, 64)
+
+
+def _rows(draw: Draw, dtype: str, blocksize: int) -> Stored:
     """Nearly normal numbers, rows of different size, odd width with a tail block."""
     rows = draw.bell(3, 2 * blocksize + 7) * draw.magnitudes(-8, 8, 3, 1)
     return store(rows, dtype)
@@ -84,7 +95,7 @@ def _nonfinite(draw: Draw, dtype: str, blocksize: int) -> Stored:
 
 
 MATRICES: dict[str, Maker] = {
-    "random": _random,
+    "random": _rows,
     "wide": _wide,
     "denormals": _denormals,
     "zeros": _zeros,
@@ -108,9 +119,27 @@ def tail_lengths(blocksize: int) -> list[int]:
     return sorted(length for length in lengths if length > 0)
 
 
-def tail(cols: int) -> Maker:
-    """Three rows of a given length."""
-    return lambda draw, dtype, blocksize: store(draw.bell(3, cols), dtype)  # noqa: ARG005
+def tails(blocksize: int, profile: Profile) -> Iterator[tuple[int, Profile]]:
+    """Row lengths to ask for, each with its profile: in FULL every one up to two blocks and one.
+
+    Args:
+        blocksize: in blocks of another size than 32 and 64 only `tail_lengths` are asked for.
+        profile: of `tail_lengths`.
+    """
+    chosen = tail_lengths(blocksize)
+    every = range(1, 2 * blocksize + 2) if blocksize in _EVERY_TAIL else ()
+    for length in sorted({*chosen, *every}):
+        yield length, profile if length in chosen else Profile.FULL
+
+
+def random(rows: int, cols: int) -> Maker:
+    """Nearly normal numbers."""
+    return lambda draw, dtype, blocksize: store(draw.bell(rows, cols), dtype)  # noqa: ARG005
+
+
+def odd(rows: int) -> Maker:
+    """Nearly normal numbers; each row has a tail, and starts at another place of a cache line."""
+    return lambda draw, dtype, blocksize: store(draw.bell(rows, 3 * blocksize + 5), dtype)
 
 
 def empty(rows: int, cols: int) -> Maker:

@@ -33,7 +33,7 @@ from kq_conformance.reference import (
 )
 from kq_conformance.subject import Outputs, Subject
 
-__all__ = ["optimizer_cases"]
+__all__ = ["Step8bit", "optimizer_cases", "usual_step_8bit"]
 
 # One element, a block less one, a block, one more, several blocks with a tail, nothing: one list.
 _SIZES = (1, 255, 256, 257, 1000, 0)
@@ -88,6 +88,7 @@ class Step8bit:
     hyper: Hyper
 
     def call(self, subject: Subject) -> Outputs:
+        """Run the backend."""
         maps = [store(code, "float32") for code in _maps()]
         return subject.optimizer_step_8bit(
             "adam",
@@ -101,6 +102,7 @@ class Step8bit:
         )
 
     def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """Compare with the float64 step."""
         judged = []
         count, maps = len(self.params), _maps()
         for i, step in enumerate(self.steps):
@@ -159,30 +161,57 @@ def _maps() -> tuple[Float64, Float64]:
 
 @dataclass(frozen=True)
 class _Variant:
-    """One setting of the hyperparameters and of what is special about the inputs."""
+    """One setting of the hyperparameters and of what is special about the inputs.
+
+    Attributes:
+        hyper: hyperparameters.
+        steps: the number of the step of each tensor.
+        sizes: elements of each tensor.
+        kind: "": as in training; "fresh": states of a first step, zero; "nonfinite": NaN and Inf in
+            gradients; "still": all gradients zero; "fresh-still": both; "denormal": gradients and
+            moments below the normal range, and gradients whose squares are; "huge": some gradients
+            whose squares overflow.
+        profile: the smallest profile that asks for it.
+    """
 
     hyper: Hyper
     steps: tuple[int, ...] = (2, 7, 30, 100, 1000, 3)
-    fresh: bool = False  # states of a first step: zero
-    damaged: bool = False  # NaN and Inf in gradients
-    still: bool = False  # all gradients zero
+    sizes: tuple[int, ...] = _SIZES
+    kind: str = ""
     profile: Profile = Profile.CORE
 
 
+_FIRST = (1,) * len(_SIZES)
+_MANY = 150  # tensors of a list: more than one launch of a multi-tensor kernel takes
+
 _VARIANTS = {
     "plain": _Variant(Hyper(), profile=Profile.QUICK),
-    "first-step": _Variant(Hyper(weight_decay=0.01), steps=(1,) * 6, fresh=True),
+    "first-step": _Variant(Hyper(weight_decay=0.01), _FIRST, kind="fresh"),
     "decoupled-decay": _Variant(Hyper(lr=1e-2, weight_decay=0.1), profile=Profile.QUICK),
     "coupled-decay": _Variant(Hyper(lr=1e-2, weight_decay=0.1, decoupled=False)),
     "maximize": _Variant(Hyper(weight_decay=0.01, maximize=True)),
     "maximize-coupled": _Variant(Hyper(weight_decay=0.3, decoupled=False, maximize=True)),
-    "late": _Variant(Hyper(lr=3e-5, beta2=0.95), steps=(100_000,) * 6),
-    "large-eps": _Variant(Hyper(eps=1e-3)),
+    "late": _Variant(Hyper(lr=3e-5, beta2=0.95), (100_000,) * len(_SIZES)),
+    "beyond-int32": _Variant(Hyper(), (2**31 + 7,) * len(_SIZES)),
+    "slow-moments": _Variant(Hyper(beta1=0.99, beta2=0.99999)),
     "no-momentum": _Variant(Hyper(beta1=0.0)),
+    "no-memory": _Variant(Hyper(beta2=0.0)),
+    "large-eps": _Variant(Hyper(eps=1e-3)),
+    "no-eps": _Variant(Hyper(eps=0.0)),
+    "large-lr": _Variant(Hyper(lr=10.0)),
+    "small-lr": _Variant(Hyper(lr=1e-12, weight_decay=0.1)),
     "lr-zero": _Variant(Hyper(lr=0.0, weight_decay=0.1)),
-    "zero-gradient": _Variant(Hyper(), still=True),
-    "zero-gradient-first": _Variant(Hyper(), steps=(1,) * 6, fresh=True, still=True),
-    "nonfinite": _Variant(Hyper(weight_decay=0.01), damaged=True),
+    "zero-gradient": _Variant(Hyper(), kind="still"),
+    "zero-gradient-first": _Variant(Hyper(), _FIRST, kind="fresh-still"),
+    "nonfinite": _Variant(Hyper(weight_decay=0.01), kind="nonfinite"),
+    "denormal": _Variant(Hyper(eps=1e-30), kind="denormal"),
+    "huge-gradient": _Variant(Hyper(weight_decay=0.01), kind="huge"),
+    "empty-list": _Variant(Hyper(), (), ()),
+    "empty-tensor": _Variant(Hyper(), (5,), (0,)),
+    "large": _Variant(Hyper(weight_decay=0.01), (3, 20), ((1 << 16) + 70, 3)),
+    "many-tensors": _Variant(
+        Hyper(), tuple(range(1, _MANY + 1)), tuple(1 + 37 * i % 301 for i in range(_MANY))
+    ),
 }
 
 
@@ -192,13 +221,25 @@ _Maker = Callable[[Draw, _Variant, str], Problem]
 def _tensors(draw: Draw, variant: _Variant, dtype: str) -> tuple[list[Stored], list[Stored]]:
     """Parameters and gradients of all sizes; magnitudes as in training, a few exact zeros."""
     params, grads = [], []
-    for size in _SIZES:
+    half = dtype == "float16"
+    for size in variant.sizes:
         params.append(store(0.05 * draw.bell(size), dtype))
         g = draw.bell(size) * draw.magnitudes(-14, -4, size) * (draw.uniform(size) > 1 / 16)
-        if variant.still:
+        if variant.kind.endswith("still"):
             g = np.zeros(size)
-        if variant.damaged and size > 2:
+        elif variant.kind == "nonfinite" and size > 2:
             g[size // 2], g[-1], g[0] = np.nan, np.inf, -np.inf
+        elif variant.kind == "denormal":
+            # By blocks: subnormal gradients (in float16, which keeps m above them, none), and
+            # gradients whose squares are.
+            squares = np.arange(size) // OPTIMIZER_BLOCKSIZE % 2 == 1
+            small, large = ((-24, -15), (-24, -15)) if half else ((-148, -127), (-75, -65))
+            g = np.where(squares, draw.magnitudes(*large, size), draw.magnitudes(*small, size))
+            g = g * draw.signs(size) * (squares | (not half))
+        elif variant.kind == "huge":
+            # (1 − β₂) g² overflows with g²: beyond 2**138. In float16 nothing can.
+            huge = draw.signs(size) * draw.magnitudes(*((12, 15) if half else (70, 100)), size)
+            g = np.where(draw.uniform(size) < 1 / 200, huge, g)
         grads.append(store(g, dtype))
     return params, grads
 
@@ -206,9 +247,14 @@ def _tensors(draw: Draw, variant: _Variant, dtype: str) -> tuple[list[Stored], l
 def _moments(draw: Draw, variant: _Variant) -> tuple[list[Float64], list[Float64]]:
     """States that could have come from earlier steps: m of the size of the gradients, v of m²."""
     first, second = [], []
-    for size in _SIZES:
-        m = draw.bell(size) * draw.magnitudes(-14, -6, size) * (not variant.fresh)
-        v = (m**2 + draw.magnitudes(-28, -14, size)) * (not variant.fresh)
+    fresh = variant.kind.startswith("fresh")
+    for size in variant.sizes:
+        if variant.kind == "denormal":
+            m = draw.signs(size) * draw.magnitudes(-148, -128, size)
+            v = draw.magnitudes(-149, -128, size)
+        else:
+            m = draw.bell(size) * draw.magnitudes(-14, -6, size) * (not fresh)
+            v = (m**2 + draw.magnitudes(-28, -14, size)) * (not fresh)
         first.append(m)
         second.append(v)
     return first, second
@@ -234,6 +280,11 @@ def _step_8bit(draw: Draw, variant: _Variant, dtype: str) -> Step8bit:
     return Step8bit(params, grads, codes, absmax, list(variant.steps), variant.hyper)
 
 
+def usual_step_8bit(draw: Draw, size: int, dtype: str) -> Step8bit:
+    """One tensor of some size, as in training."""
+    return _step_8bit(draw, _Variant(Hyper(weight_decay=0.01), (7,), (size,)), dtype)
+
+
 def _cases(op: str, maker: _Maker, dtype: str) -> Iterator[Case]:
     blocksize = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else None
     demand = Demand(op, dtype, blocksize=blocksize, rule="adam")
@@ -245,9 +296,10 @@ def _cases(op: str, maker: _Maker, dtype: str) -> Iterator[Case]:
         return Case(f"{op}/adam/{dtype}/{name}", variant.profile, demand, make, mode)
 
     for name, variant in _VARIANTS.items():
-        yield case(name, variant)
-    for mode in (Mode.REPEAT, Mode.THREADS):
-        yield case(mode.name.lower(), replace(_VARIANTS["plain"], profile=Profile.CORE), mode)
+        only_full = name == "many-tensors" and dtype != "float32"
+        yield case(name, replace(variant, profile=Profile.FULL) if only_full else variant)
+    for mode in (Mode.BEFORE, Mode.OFFSET, Mode.REPEAT, Mode.THREADS):
+        yield case(mode.value, replace(_VARIANTS["plain"], profile=Profile.CORE), mode)
 
 
 def optimizer_cases() -> Iterator[Case]:

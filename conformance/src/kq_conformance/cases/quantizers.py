@@ -74,22 +74,32 @@ class QuantizeBlockwise:
 
 
 def _makers(
-    blocksize: int, book: Codebook, dtype: str, usual: bool
+    blocksize: int, book: Codebook, usual: bool
 ) -> Iterator[tuple[str, Profile, matrices.Maker]]:
-    """The matrices for one block size; `usual` block sizes get the expensive ones in CORE."""
+    """The matrices for one block size; `usual` ones get the expensive ones in CORE."""
     costly = Profile.CORE if usual else Profile.FULL
     for name, maker in matrices.MATRICES.items():
         yield name, Profile.QUICK if usual and name == "random" else Profile.CORE, maker
     for rows, cols in ((0, 64), (3, 0), (0, 0)):
         yield f"empty-r{rows}-c{cols}", costly, matrices.empty(rows, cols)
-    for cols in matrices.tail_lengths(blocksize):
-        yield f"tail-c{cols}", costly, matrices.tail(cols)
+    for cols, profile in matrices.tails(blocksize, costly):
+        yield f"tail-c{cols}", profile, matrices.random(3, cols)
     if blocksize > 1:
         yield "midpoints", Profile.CORE, matrices.midpoints(book)
+
+
+def _sweeps(dtype: str, profile: Profile) -> Iterator[tuple[str, Profile, matrices.Maker]]:
+    """All numbers of a 16-bit type."""
     if FORMATS[dtype].precision < 24:
-        yield "sweep", costly, matrices.natural_sweep
-        if blocksize > 1:
-            yield "sweep-anchored", costly, matrices.anchored_sweep
+        yield "sweep", profile, matrices.natural_sweep
+        yield "sweep-anchored", profile, matrices.anchored_sweep
+
+
+def _sizes(dtype: str) -> Iterator[tuple[str, Profile, matrices.Maker]]:
+    """More columns, and more rows, than 16 bits can count."""
+    profile = Profile.FULL if dtype == "float16" else Profile.CORE
+    yield "long-row", profile, matrices.random(1, matrices.LONG)
+    yield "many-rows", profile, matrices.random(matrices.MANY, 1)
 
 
 def _quantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
@@ -103,10 +113,12 @@ def _quantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case
         return Case(f"{prefix}/{name}", profile, demand, make, mode)
 
     usual = blocksize == 64
-    for name, profile, maker in _makers(blocksize, codebook_4bit(quant_type), dtype, usual):
+    for name, profile, maker in _makers(blocksize, codebook_4bit(quant_type), usual):
+        yield case(name, profile, maker)
+    for name, profile, maker in _sweeps(dtype, Profile.CORE if usual else Profile.FULL):
         yield case(name, profile, maker)
     if usual:
-        yield from _behavior(case)
+        yield from _behavior(case, dtype)
 
 
 def _quantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[Case]:
@@ -123,20 +135,26 @@ def _quantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[C
         return Case(f"{prefix}/{name}", profile, demand, make, mode)
 
     usual = blocksize == 256 and map_name == "dynamic-signed"
-    for name, profile, maker in _makers(blocksize, codebook_8bit(code), dtype, usual):
+    for name, profile, maker in _makers(blocksize, codebook_8bit(code), usual):
         yield case(name, profile, maker)
+    if blocksize > 1:
+        # Each codebook at the default block size.
+        for name, profile, maker in _sweeps(
+            dtype, Profile.CORE if blocksize == 256 else Profile.FULL
+        ):
+            yield case(name, profile, maker)
     if usual:
-        yield from _behavior(case)
+        yield from _behavior(case, dtype)
 
 
-def _behavior(case: Callable[..., Case]) -> Iterator[Case]:
-    """The same question twice, and with several numbers of threads; enough rows to share out."""
-
-    def maker(draw: Draw, dtype: str, blocksize: int) -> Stored:
-        return store(draw.bell(37, 3 * blocksize + 5), dtype)
-
-    yield case("repeat", Profile.CORE, maker, Mode.REPEAT)
-    yield case("threads", Profile.CORE, maker, Mode.THREADS)
+def _behavior(case: Callable[..., Case], dtype: str) -> Iterator[Case]:
+    """Large sizes; the same question twice and with several numbers of threads; placements."""
+    for name, profile, maker in _sizes(dtype):
+        yield case(name, profile, maker)
+    for mode in (Mode.REPEAT, Mode.THREADS):  # enough rows to share out
+        yield case(mode.value, Profile.CORE, matrices.odd(37), mode)
+    for mode in (Mode.BEFORE, Mode.OFFSET, Mode.STRIDED):
+        yield case(mode.value, Profile.CORE, matrices.odd(5), mode)
 
 
 def quantizer_cases() -> Iterator[Case]:
@@ -146,7 +164,7 @@ def quantizer_cases() -> Iterator[Case]:
             for blocksize in FOUR_BIT_BLOCKSIZES:
                 yield from _quantize_4bit(quant_type, blocksize, dtype)
         for map_name in CODE_MAPS:
-            # 1 and 7: any number is a block size; 4096: the default.
-            sizes = (1, 7, 64, 256, 4096) if map_name == "dynamic-signed" else (256,)
+            # 1 and 7: any number is a block size; 4096: the default of bitsandbytes.
+            sizes = (1, 7, 32, 64, 256, 4096) if map_name == "dynamic-signed" else (256,)
             for blocksize in sizes:
                 yield from _quantize_blockwise(map_name, blocksize, dtype)

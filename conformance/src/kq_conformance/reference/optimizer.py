@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kq_conformance.floats import Array, Float64
+from kq_conformance.floats import FLOAT32, Array, Float64
 from kq_conformance.reference.blocks import spread
 from kq_conformance.reference.blockwise import quantize_blockwise
 from kq_conformance.reference.codebooks import codebook_8bit
@@ -44,7 +44,7 @@ def adam(
 
     With g' = ±g (+ λp if coupled) and p' = p (· (1 − ηλ) if decoupled):
     m ← β₁m + (1−β₁)g',  v ← β₂v + (1−β₂)g'²,  m̂ = m/(1−β₁ᵗ),  v̂ = v/(1−β₂ᵗ),
-    p ← p' − η m̂ / (√v̂ + ε).
+    p ← p' − η m̂ / (√v̂ + ε). Moments are float32 numbers: beyond the largest one they are infinite.
     Source: Adam (arXiv:1412.6980), algorithm 1; AdamW (arXiv:1711.05101), algorithm 2.
 
     Args:
@@ -67,10 +67,16 @@ def adam(
             g = g + hyper.weight_decay * p
         m = hyper.beta1 * m + (1 - hyper.beta1) * g
         v = hyper.beta2 * v + (1 - hyper.beta2) * g**2
+        m, v = _overflowed(m), _overflowed(v)
         m_hat = m / (1 - hyper.beta1**step)
         v_hat = v / (1 - hyper.beta2**step)
         p = p - hyper.lr * m_hat / (np.sqrt(v_hat) + hyper.eps)
     return p, m, v
+
+
+def _overflowed(moment: Float64) -> Float64:
+    rounded = FLOAT32.round(moment)
+    return np.where(np.isinf(rounded), rounded, moment)
 
 
 def decode_state(codes: Array, absmax: Float64, code: Float64) -> Float64:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .arguments import check_optional_tensors, check_state, check_tensors
 from .codebooks import shared_table
-from .formats import check_blocksize, geometry
+from .formats import check_blocksize, check_layout, geometry
 from .nested import compress, expand
 from .ops import blockwise as ops
 from .state import QuantState
@@ -44,15 +45,16 @@ def quantize_blockwise(
     Raises:
         TypeError, ValueError: An argument is out of range; the message names it.
     """
-    if not isinstance(A, Tensor):
-        raise TypeError(f"A must be a torch.Tensor, got {type(A).__name__}")
+    check_tensors(A=A)
+    check_optional_tensors(code=code, absmax=absmax, out=out)
+    check_blocksize(blocksize, four_bit=False)
+    check_layout(layout)
     if code is None:
         code = shared_table("dynamic", A.device)
     source = A.detach() if A.requires_grad else A
     if out is None and absmax is None:
         codes, scales = ops.quantize_blockwise(source, code, blocksize, layout)
     else:
-        check_blocksize(blocksize, four_bit=False)
         codes, scales = ops.new_results(A, geometry(A.shape, blocksize, layout), layout)
         codes = codes if out is None else out
         scales = scales if absmax is None else absmax
@@ -98,8 +100,12 @@ def dequantize_blockwise(
     Raises:
         TypeError, ValueError: An argument is missing or does not fit; the message names it.
     """
+    check_tensors(A=A)
+    check_optional_tensors(absmax=absmax, code=code, out=out)
+    check_blocksize(blocksize, four_bit=False)
     dtype, layout = torch.float32, "row"
     if quant_state is not None:
+        check_state(quant_state)
         if quant_state.quant_type is not None:
             raise ValueError("quant_state is of 4-bit codes; decode them with dequantize_4bit")
         if quant_state.shape != A.shape:

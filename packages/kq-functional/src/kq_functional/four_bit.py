@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .arguments import check_optional_tensors, check_state, check_tensors
 from .codebooks import shared_table
-from .formats import check_blocksize, geometry
+from .formats import check_blocksize, check_layout, check_quant_type, geometry
 from .nested import compress
 from .ops import four_bit as ops
 from .state import QuantState
@@ -43,13 +44,15 @@ def quantize_4bit(
     Raises:
         TypeError, ValueError: An argument is out of range; the message names it.
     """
-    if not isinstance(A, Tensor):
-        raise TypeError(f"A must be a torch.Tensor, got {type(A).__name__}")
+    check_tensors(A=A)
+    check_optional_tensors(absmax=absmax, out=out)
+    check_blocksize(blocksize, four_bit=True)
+    check_quant_type(quant_type)
+    check_layout(layout)
     source = A.detach() if A.requires_grad else A
     if out is None and absmax is None:
         packed, scales = ops.quantize_4bit(source, blocksize, quant_type, layout)
     else:
-        check_blocksize(blocksize, four_bit=True)
         packed, scales = ops.new_results(A, geometry(A.shape, blocksize, layout), layout)
         packed = packed if out is None else out
         scales = scales if absmax is None else absmax
@@ -96,11 +99,16 @@ def dequantize_4bit(
     Raises:
         TypeError, ValueError: An argument is missing or does not fit; the message names it.
     """
+    check_tensors(A=A)
+    check_optional_tensors(absmax=absmax, out=out)
     if quant_state is None:
         if absmax is None or out is None:
             raise ValueError("without quant_state both absmax and out are required")
+        check_blocksize(blocksize, four_bit=True)
+        check_quant_type(quant_type)
         ops.dequantize_4bit_out(A, absmax, out.shape, blocksize, quant_type, "row", out=out)
         return out
+    check_state(quant_state)
     if quant_state.quant_type is None:
         raise ValueError("quant_state is of 8-bit codes; decode them with dequantize_blockwise")
     scales = quant_state.scales

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
 
+from .arguments import check_optional_tensors, check_state, check_tensors
 from .formats import FLOAT_DTYPES
 from .ops import linear as ops
 from .state import QuantState
@@ -31,6 +32,9 @@ def linear_4bit(
     Raises:
         TypeError, ValueError: Shapes, dtypes or devices do not fit; the message names the argument.
     """
+    check_tensors(x=x, packed=packed)
+    check_optional_tensors(bias=bias)
+    check_state(quant_state)
     if quant_state.quant_type is None:
         raise ValueError("quant_state must be of 4-bit codes, got one of 8-bit codes")
     device_type = x.device.type

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .arguments import check_lists, check_numbers
 from .ops import optimizer as ops
+from .rules import check_rule
 
 
 def optimizer_step_8bit(
@@ -51,6 +53,10 @@ def optimizer_step_8bit(
     Raises:
         TypeError, ValueError: A list or tensor does not fit; nothing is changed then.
     """
+    check_rule(rule)
+    check_lists(Tensor, params=params, grads=grads, codes=codes, absmax=absmax, code_maps=code_maps)
+    check_lists(int, steps=steps)
+    check_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
     ops.optimizer_step_8bit(
         rule,
         params,
@@ -103,6 +109,10 @@ def optimizer_step_32bit(
     Raises:
         TypeError, ValueError: A list or tensor does not fit; nothing is changed then.
     """
+    check_rule(rule)
+    check_lists(Tensor, params=params, grads=grads, states=states)
+    check_lists(int, steps=steps)
+    check_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
     ops.optimizer_step_32bit(
         rule,
         params,

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 from ..backends.base import Backend
-from ..codebooks import is_shared_table
 from ..formats import Geometry, absmax_shape, geometry
 from ..selection import Query, check_query, choose
-from .checks import check_code, check_out, check_tensor, matrix, row_matrix
+from .checks import (
+    check_apart,
+    check_code,
+    check_order,
+    check_out,
+    check_tensor,
+    matrix,
+    row_matrix,
+)
 from .library import register
 
 
@@ -37,11 +44,7 @@ def _run(
     absmax: Tensor,
     blocksize: int,
 ) -> None:
-    # Our own map is not looked at again.
-    if not is_shared_table(code) and not bool(
-        ((code[:-1] <= code[1:]) & code[:-1].isfinite() & code[1:].isfinite()).all()
-    ):
-        raise ValueError("code must be sorted in ascending order and finite")
+    check_order("code", code)
     backend.quantize_blockwise(
         row_matrix(A, geo.rows, geo.cols),
         code.contiguous(),
@@ -73,6 +76,8 @@ def _quantize_out(
     check_code("code", code, A.device)
     geo = geometry(A.shape, blocksize, layout)
     _check_results(A, geo, layout, codes, absmax)
+    check_apart("out", codes, A=A, code=code)
+    check_apart("absmax", absmax, A=A, code=code, out=codes)
     _run(backend, A, code, geo, codes, absmax, blocksize)
 
 
@@ -129,6 +134,7 @@ def _dequantize_out(
 ) -> None:
     geo = _check_dequantize(codes, code, absmax, blocksize, layout, out.dtype)
     check_out("out", out, out.dtype, codes.shape, codes.device)
+    check_apart("out", out, A=codes, code=code, absmax=absmax)
     _decode(codes, code, absmax, geo, blocksize, out)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..backends.base import Scales
+from ..codebooks import is_shared_table
 from ..formats import NESTED_BLOCKSIZE, Geometry, dtype_name, geometry
 
 
@@ -37,9 +39,42 @@ def check_out(
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 
 
+def _extent(tensor: Tensor) -> int:
+    """Return the bytes from the first element of a tensor to its last one."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.element_size()
+
+
+def check_apart(name: str, result: Tensor, **others: Tensor) -> None:
+    """Raise ValueError if a contiguous result shares memory with another tensor of the call."""
+    start = result.data_ptr()
+    stop = start + result.nbytes
+    for other, tensor in others.items():
+        if tensor.device != result.device or not tensor.numel():
+            continue
+        first = tensor.data_ptr()
+        if first < stop and start < first + _extent(tensor):
+            raise ValueError(f"{name} must not share memory with {other}")
+
+
 def check_code(name: str, code: Tensor, device: torch.device) -> None:
     """Raise unless a tensor can be an 8-bit codebook (its order is checked when quantizing)."""
     check_tensor(name, code, torch.float32, 256, device)
+
+
+_ordered: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def check_order(name: str, code: Tensor) -> None:
+    """Raise unless an 8-bit codebook is ascending and finite; looks at each version of it once."""
+    if is_shared_table(code) or (not code.is_inference() and _ordered.get(code) == code._version):
+        return
+    if not bool(((code[:-1] <= code[1:]) & code[:-1].isfinite() & code[1:].isfinite()).all()):
+        raise ValueError(f"{name} must be sorted in ascending order and finite")
+    if not code.is_inference():
+        _ordered[code] = code._version
 
 
 def matrix(tensor: Tensor, rows: int, cols: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backends.base import Backend, Scales
 from ..formats import Geometry, absmax_shape, geometry, packed_shape
 from ..selection import Query, check_query, choose
-from .checks import check_out, dense_weight, row_matrix
+from .checks import check_apart, check_out, dense_weight, row_matrix
 from .library import register
 
 
@@ -68,6 +68,8 @@ def _quantize_out(
     backend = choose(_quantize_query(A, blocksize, quant_type))
     geo = geometry(A.shape, blocksize, layout)
     _check_results(A, geo, layout, packed, absmax)
+    check_apart("out", packed, A=A)
+    check_apart("absmax", absmax, A=A, out=packed)
     _run(backend, A, geo, packed, absmax, blocksize, quant_type)
 
 
@@ -146,6 +148,8 @@ def _dequantize_out(
 ) -> None:
     check_out("out", out, out.dtype, shape, packed.device)
     scales = Scales(absmax, *nested)
+    given = {name: each for name, each in scales._asdict().items() if each is not None}
+    check_apart("out", out, A=packed, **given)
     dequantize_into(packed, scales, shape, blocksize, quant_type, layout, out)
 
 

@@ -33,6 +33,8 @@ def _check_product(name: str, x: Tensor, weight_dim: int, packed: Tensor, shape:
 def _check_bias(bias: Tensor | None, x: Tensor, features: int) -> None:
     if bias is not None:
         check_tensor("bias", bias, x.dtype, features, x.device)
+        if bias.ndim != 1:
+            raise ValueError(f"bias must have shape ({features},), got {tuple(bias.shape)}")
 
 
 def _as_rows(shape: Sequence[int], blocksize: int, layout: str) -> str:

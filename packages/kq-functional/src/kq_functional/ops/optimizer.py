@@ -12,7 +12,7 @@ from torch import Tensor
 from ..formats import OPTIMIZER_BLOCKSIZE
 from ..rules import check_rule
 from ..selection import Query, check_query, choose
-from .checks import check_code, check_out
+from .checks import check_code, check_order, check_out
 from .library import register
 
 _STATES = 2
@@ -160,6 +160,8 @@ def _step_8bit(
     **options: Any,
 ) -> None:
     _check_8bit(rule, params, grads, codes, absmax, code_maps, steps)
+    for i, code_map in enumerate(code_maps):
+        check_order(f"code_maps[{i}]", code_map)
     _step(
         "optimizer_step_8bit",
         rule,

@@ -1,0 +1,212 @@
+"""Cases of the linear layer and its gradient that have one answer, and cases of every shape.
+
+Where each product and each partial sum is a float32 number, nothing but the result is rounded, and
+no order of the sum, and no form of the weights, makes a difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kq_conformance.bounds import Interval, Judgement, Rule, Strictness
+from kq_conformance.cases.case import Case, Demand, Profile
+from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
+from kq_conformance.cases.weights import Weights, plain_scales, random_weights
+from kq_conformance.floats import FORMATS, Array, Float64, Stored, store, values_of
+from kq_conformance.reference import codebook_4bit, count_blocks, pack, weights_4bit
+from kq_conformance.subject import Outputs, StoredScales, Subject
+
+__all__ = ["probe_cases"]
+
+_EXACT = Rule(
+    "linear, exact sums",
+    "x and absmax hold powers of two and few products are not zero: round_dtype(Σ x·code·absmax)",
+    "every product and every partial sum is a float32 number, in whatever order and form",
+    exact=True,
+)
+# Rows in one call: one, few, and more than a register tile.
+_ROWS = (1, 3, 17)
+# `every-n`: N and K beyond all register tiles, K to two blocks and a tail.
+_EVERY_N, _EVERY_K = 40, 130
+
+
+@dataclass(frozen=True)
+class ExactSums:
+    """A call whose sums are exact, some rows at a time.
+
+    Attributes:
+        whole: the call with all rows.
+        rows: how many of them go into one call.
+    """
+
+    whole: Linear4bit | Linear4bitBackward
+    rows: int
+
+    @property
+    def _input(self) -> Stored:
+        return self.whole.x if isinstance(self.whole, Linear4bit) else self.whole.grad
+
+    def call(self, subject: Subject) -> Outputs:
+        parts = []
+        for start in range(0, len(self._input.bits), self.rows):
+            some = Stored(self._input.bits[start : start + self.rows], self._input.dtype)
+            if isinstance(self.whole, Linear4bit):
+                problem: Linear4bit | Linear4bitBackward = replace(self.whole, x=some)
+            else:
+                problem = replace(self.whole, grad=some)
+            parts.append(problem.call(subject)["out"].bits)
+        return {"out": Stored(np.concatenate(parts), self._input.dtype)}
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        del strictness  # there is no margin here
+        w = self.whole.weights
+        weights = weights_4bit(w.packed, w.absmax, w.cols, w.quant_type, w.blocksize)
+        weights = weights.T if isinstance(self.whole, Linear4bit) else weights
+        exact = FORMATS[self._input.dtype].round(values_of(self._input) @ weights)
+        return [Interval("out", exact, exact, exact, _EXACT).judge(values_of(outputs["out"]))]
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several calls, each judged for itself."""
+
+    parts: dict[str, Linear4bit | Linear4bitBackward]
+
+    def call(self, subject: Subject) -> Outputs:
+        return {name: part.call(subject)["out"] for name, part in self.parts.items()}
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        return [
+            replace(judgement, quantity=name)
+            for name, part in self.parts.items()
+            for judgement in part.judge({"out": outputs[name]}, strictness)
+        ]
+
+
+def _problem(
+    demand: Demand, values: Float64, codes: Array, absmax: Float64
+) -> Linear4bit | Linear4bitBackward:
+    """The call of `demand.op` on an input, or an incoming gradient, of these values."""
+    assert demand.quant_type is not None
+    assert demand.blocksize is not None
+    packed = pack(codes.astype(np.uint8), codebook_4bit(demand.quant_type).zero)
+    cols = codes.shape[1]
+    weights = Weights(packed, plain_scales(absmax), cols, demand.quant_type, demand.blocksize)
+    stored = store(values, demand.dtype)
+    if demand.op == "linear_4bit":
+        return Linear4bit(stored, weights, None)
+    return Linear4bitBackward(stored, weights)
+
+
+def _picked(
+    draw: Draw, N: int, K: int, demand: Demand, places: Sequence[int]
+) -> Linear4bit | Linear4bitBackward:
+    """Each row holds one number that is not zero, at one of `places`, and so picks its weights."""
+    assert demand.blocksize is not None
+    rows, depth = len(places), K if demand.op == "linear_4bit" else N
+    # No result is subnormal in float16: the least code that is not zero is 2**-7.6.
+    absmax = np.ldexp(1.0, draw.integers(7, N, count_blocks(K, demand.blocksize)) - 3)
+    values = np.zeros((rows, depth))
+    values[np.arange(rows), places] = np.ldexp(draw.signs(rows), draw.integers(3, rows))
+    return _problem(demand, values, draw.integers(16, N, K), absmax)
+
+
+def _near_ties(
+    draw: Draw, rows: int, N: int, K: int, demand: Demand
+) -> Linear4bit | Linear4bitBackward:
+    """Results ±1 ± half a step ± 2**-20: half of them ties but for what a short sum would lose."""
+    assert demand.quant_type is not None
+    forward = demand.op == "linear_4bit"
+    depth = K if forward else N
+    half_step = min(FORMATS[demand.dtype].precision, 11)
+    values = np.zeros((rows, depth))
+    for row in range(rows):
+        one, half = draw.integers(depth // 2, 2)
+        values[row, one] = 1.0
+        values[row, (one + 1 + half) % (depth // 2)] = 2.0**-half_step
+        # 2**-14 is normal in float16, too; the scale of the second half is 2**-6.
+        values[row, depth // 2 + int(draw.integers(depth - depth // 2, 1)[0])] = 2.0**-14
+    absmax = np.ones((N, 2))
+    if forward:
+        absmax[:, 1] = 2.0**-6
+    else:
+        absmax[N // 2 :] = 2.0**-6
+    values_of_codes = codebook_4bit(demand.quant_type).values
+    ends = np.array([int(np.argmin(values_of_codes)), int(np.argmax(values_of_codes))])
+    return _problem(demand, values, ends[draw.integers(2, N, K)], absmax)
+
+
+def _first_rows(weights: Weights, rows: int) -> Weights:
+    absmax = Stored(weights.scales.absmax.bits[:rows], weights.scales.absmax.dtype)
+    return replace(weights, packed=weights.packed[:rows], scales=StoredScales(absmax))
+
+
+def _every_width(draw: Draw, M: int, K: int, demand: Demand) -> Several:
+    """A layer of each N from 1, or the gradient through it: the first rows of one matrix."""
+    assert demand.quant_type is not None
+    assert demand.blocksize is not None
+    weights = random_weights(draw, _EVERY_N, K, demand.quant_type, demand.blocksize, nested=False)
+    parts: dict[str, Linear4bit | Linear4bitBackward] = {}
+    x, grad = (store(draw.bell(M, cols), demand.dtype) for cols in (K, _EVERY_N))
+    for N in range(1, _EVERY_N + 1):
+        some = _first_rows(weights, N)
+        parts[f"out of n{N}"] = (
+            Linear4bit(x, some, None)
+            if demand.op == "linear_4bit"
+            else Linear4bitBackward(Stored(grad.bits[:, :N], grad.dtype), some)
+        )
+    return Several(parts)
+
+
+def probe_cases(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
+    """Cases of one block size: `picked` and `near-ties` in CORE, `every-n` in FULL."""
+    for op in ("linear_4bit", "linear_4bit_backward"):
+        demand = Demand(op, dtype, quant_type, blocksize)
+        if blocksize == 64:
+            yield from _usual_cases(demand)
+            yield from _every_width_cases(demand)
+        else:
+            yield _edges_case(demand, blocksize)
+
+
+def _prefix(demand: Demand) -> str:
+    return f"{demand.op}/{demand.quant_type}/b{demand.blocksize}/{demand.dtype}"
+
+
+def _usual_cases(demand: Demand) -> Iterator[Case]:
+    for rows in _ROWS:
+
+        def pick(draw: Draw, rows: int = rows) -> ExactSums:
+            places = range(67 if demand.op == "linear_4bit" else 21)
+            return ExactSums(_picked(draw, 21, 67, demand, places), rows)
+
+        def tie(draw: Draw, rows: int = rows) -> ExactSums:
+            return ExactSums(_near_ties(draw, 34, 40, 128, demand), rows)
+
+        for name, make in ((f"picked-m{rows}-n21-k67", pick), (f"near-ties-m{rows}", tie)):
+            yield Case(f"{_prefix(demand)}/{name}", Profile.CORE, demand, make)
+
+
+def _edges_case(demand: Demand, blocksize: int) -> Case:
+    """Weights at the edges of a block."""
+    N, K = 6, blocksize + 3
+    edges = (0, 1, blocksize - 1, blocksize, blocksize + 2)
+    places = edges if demand.op == "linear_4bit" else range(N)
+
+    def make(draw: Draw) -> ExactSums:
+        return ExactSums(_picked(draw, N, K, demand, places), len(places))
+
+    name = f"{_prefix(demand)}/picked-m{len(places)}-n{N}-k{K}"
+    return Case(name, Profile.CORE, demand, make)
+
+
+def _every_width_cases(demand: Demand) -> Iterator[Case]:
+    for M in (1, 5):
+        for K in range(1, _EVERY_K + 1):
+
+            def make(draw: Draw, M: int = M, K: int = K) -> Several:
+                return _every_width(draw, M, K, demand)
+
+            yield Case(f"{_prefix(demand)}/every-n-m{M}-k{K}", Profile.FULL, demand, make)

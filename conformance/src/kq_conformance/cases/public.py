@@ -1,0 +1,153 @@
+"""Cases of the public functions of kq-functional: how users reach a backend."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from kq_conformance.cases.case import Case, Demand, Profile
+from kq_conformance.cases.contract import contract_case
+from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.public_problems import BiasGradient, Check, CompressStatistics, Through
+from kq_conformance.cases.weights import random_weights
+from kq_conformance.floats import FORMATS, store
+from kq_conformance.reference import OPTIMIZER_BLOCKSIZE
+from kq_conformance.subject import Route
+
+__all__ = ["ERRORS", "public_cases"]
+
+_PRODUCTS = (Route.PLAIN, Route.TRANSPOSED, Route.SLICED, Route.EXPANDED)
+_RESULTS = (Route.PLAIN, Route.OUT)
+
+# The cases of the contract that are also called through the public functions, and by which routes.
+_ROUTES: dict[str, tuple[Route, ...]] = {
+    "quantize_4bit/nf4/b64/{}/random": tuple(Route),
+    "quantize_4bit/fp4/b64/{}/random": _RESULTS,
+    "quantize_4bit/nf4/b64/{}/empty-r0-c64": _RESULTS,
+    "quantize_4bit/nf4/b64/{}/empty-r3-c0": _RESULTS,
+    "dequantize_4bit/nf4/b64/{}/all-codes": tuple(Route),
+    "dequantize_4bit/fp4/b64/{}/all-codes": _RESULTS,
+    "dequantize_4bit/nf4/b64/{}/nested": _RESULTS,
+    "dequantize_4bit/nf4/b64/{}/empty-r0-c64": _RESULTS,
+    "dequantize_4bit/nf4/b64/{}/empty-r3-c0": _RESULTS,
+    "quantize_blockwise/dynamic-signed/b256/{}/random": tuple(Route),
+    "quantize_blockwise/dynamic-signed/b256/{}/empty-r0-c64": _RESULTS,
+    "quantize_blockwise/dynamic-signed/b256/{}/empty-r3-c0": _RESULTS,
+    "dequantize_blockwise/dynamic-signed/b256/{}/all-codes": tuple(Route),
+    "dequantize_blockwise/dynamic-signed/b256/{}/empty-r0-c64": _RESULTS,
+    "dequantize_blockwise/dynamic-signed/b256/{}/empty-r3-c0": _RESULTS,
+    "linear_4bit/nf4/b64/{}/m1-n48-k130/bias": _PRODUCTS,
+    "linear_4bit/nf4/b64/{}/m5-n33-k257/bias/nested": _PRODUCTS,
+    "linear_4bit/fp4/b64/{}/m5-n33-k257": (Route.PLAIN,),
+    "linear_4bit/nf4/b64/{}/m0-n16-k64/bias": (Route.PLAIN,),
+    "linear_4bit/nf4/b64/{}/m3-n0-k64/bias": (Route.PLAIN,),
+    "linear_4bit/nf4/b64/{}/m3-n4-k0/bias": (Route.PLAIN,),
+    "linear_4bit_backward/nf4/b64/{}/m1-n48-k130": _PRODUCTS,
+    "linear_4bit_backward/nf4/b64/{}/m5-n33-k257/nested": _PRODUCTS,
+    "linear_4bit_backward/fp4/b64/{}/m5-n33-k257": (Route.PLAIN,),
+    "linear_4bit_backward/nf4/b64/{}/m0-n16-k64": (Route.PLAIN,),
+    "linear_4bit_backward/nf4/b64/{}/m3-n0-k64": (Route.PLAIN,),
+    "linear_4bit_backward/nf4/b64/{}/m3-n4-k0": (Route.PLAIN,),
+    "optimizer_step_8bit/adam/{}/plain": (Route.PLAIN,),
+    "optimizer_step_32bit/adam/{}/plain": (Route.PLAIN,),
+}
+
+# The arguments of each function of which there are wrong ones.
+_STEP = ("rule", "params", "grads", "steps", "lr", "beta1", "beta2", "eps", "weight-decay")
+ERRORS: dict[str, tuple[str, ...]] = {
+    "quantize_4bit": ("A", "blocksize", "quant-type", "layout", "out", "absmax"),
+    "dequantize_4bit": (
+        *("A", "quant-state", "absmax", "blocksize", "quant-type", "out", "dtype", "nested"),
+    ),
+    "quantize_blockwise": ("A", "code", "blocksize", "layout", "out", "absmax"),
+    "dequantize_blockwise": ("A", "quant-state", "absmax", "code", "blocksize", "out", "dtype"),
+    "linear_4bit": ("x", "packed", "quant-state", "absmax", "bias", "nested"),
+    "linear_4bit_backward": (
+        *("grad", "packed", "absmax", "shape", "blocksize", "quant-type", "layout"),
+    ),
+    "optimizer_step_8bit": (*_STEP, "codes", "absmax", "code-maps"),
+    "optimizer_step_32bit": (*_STEP, "states"),
+}
+_WRITES_TO_OUT = ("quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")
+_MEETS_GRADIENTS = ("quantize_4bit", "quantize_blockwise", "linear_4bit")
+
+
+def _routed() -> Iterator[Case]:
+    """Cases of the contract by other routes."""
+    for pattern, routes in _ROUTES.items():
+        for dtype in FORMATS:
+            case = contract_case(pattern.format(dtype))
+            for route in routes:
+                name = f"{dtype}/public/{route.name.lower()}"
+                yield _through(case, route, case.id.replace(dtype, name, 1))
+
+
+def _through(case: Case, route: Route, case_id: str) -> Case:
+    def make(draw: Draw) -> Through:
+        return Through(case.make(draw), route)
+
+    return replace(case, id=case_id, profile=Profile.CORE, make=make)
+
+
+def _end_to_end(quant_type: str, dtype: str) -> Iterator[Case]:
+    """What takes several operations of one backend."""
+    prefix = f"{quant_type}/b64/{dtype}/public"
+
+    def compressed(rows: int, cols: int) -> Case:
+        def make(draw: Draw) -> CompressStatistics:
+            x = draw.bell(rows, cols) * draw.magnitudes(-6, 2, rows, 1)
+            return CompressStatistics(store(x, dtype), quant_type, 64)
+
+        name = f"quantize_4bit/{prefix}/compress-statistics/r{rows}-c{cols}"
+        return Case(name, Profile.CORE, Demand("quantize_4bit", dtype, quant_type, 64), make)
+
+    # Groups of 256 scales that begin inside of a row; one scale, which is its own mean.
+    yield compressed(201, 135)
+    yield compressed(1, 5)
+
+    def gradients(draw: Draw) -> BiasGradient:
+        weights = random_weights(draw, 33, 130, quant_type, 64, nested=True)
+        x, bias, grad = (store(draw.bell(*shape), dtype) for shape in ((70, 130), (33,), (70, 33)))
+        return BiasGradient(x, weights, bias, grad)
+
+    yield Case(
+        f"linear_4bit/{prefix}/bias-gradient",
+        Profile.CORE,
+        Demand("linear_4bit", dtype, quant_type, 64),
+        gradients,
+    )
+
+
+def _checks(op: str, dtype: str) -> Iterator[Case]:
+    """What is asked beyond results; the type hardly matters, so that CORE asks about one."""
+    if op.startswith("optimizer"):
+        size = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else None
+        demand, prefix = Demand(op, dtype, None, size, "adam"), f"{op}/adam/{dtype}/public"
+    elif "4bit" in op:
+        demand, prefix = Demand(op, dtype, "nf4", 64), f"{op}/nf4/b64/{dtype}/public"
+    else:
+        demand = Demand(op, dtype, None, 256)
+        prefix = f"{op}/dynamic-signed/b256/{dtype}/public"
+
+    def case(name: str, *, costly: bool = False) -> Case:
+        core = dtype == "float32" and not costly
+        profile = Profile.CORE if core else Profile.FULL
+        return Case(f"{prefix}/{name}", profile, demand, lambda _: Check(name, demand))
+
+    for argument in ERRORS[op]:
+        yield case(f"errors/{argument}")
+    if op in _WRITES_TO_OUT:
+        yield case("aliasing")
+    if op in _MEETS_GRADIENTS:
+        yield case("grad-mode")
+    # Loading torch's tracing takes longer than all other cases of this module.
+    yield case("opcheck", costly=True)
+    yield case("compile", costly=True)
+
+
+def public_cases() -> Iterator[Case]:
+    """All cases of the public functions."""
+    yield from _routed()
+    for dtype in FORMATS:
+        for quant_type in ("nf4", "fp4"):
+            yield from _end_to_end(quant_type, dtype)
+        for op in ERRORS:
+            yield from _checks(op, dtype)

@@ -1,0 +1,204 @@
+"""Problems of the public functions of kq-functional."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import numpy as np
+
+from kq_conformance.bounds import (
+    Bits,
+    Interval,
+    Judgement,
+    Rule,
+    Strictness,
+    accept_absmax,
+    accept_codes,
+)
+from kq_conformance.cases.case import Demand, Problem
+from kq_conformance.cases.dequantizers import Dequantize4bit
+from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
+from kq_conformance.cases.quantizers import Quantize4bit
+from kq_conformance.cases.weights import Weights
+from kq_conformance.floats import FLOAT32, Float64, Stored, store, stored_bytes, values_of
+from kq_conformance.reference import NESTED_BLOCKSIZE, block_absmax, dynamic_map, spread
+from kq_conformance.subject import Outputs, Route, StoredScales, Subject
+
+__all__ = ["BiasGradient", "Check", "CompressStatistics", "Through"]
+
+_SOURCE = "conformance/README.md, 'Bounds'; Higham, ASNA, 2nd ed., eq. 3.5"
+
+
+class PublicFunctions(Subject, Protocol):
+    """What `Subject.public` gives beyond the operations; see `kq_conformance.public`."""
+
+    def compress(self, x: Stored, *, quant_type: str, blocksize: int) -> Outputs:
+        """Quantize with `compress_statistics`, and decode."""
+
+    def gradients(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored,
+        grad: Stored,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """The product and its gradients by autograd."""
+
+    def check(
+        self, name: str, op: str, dtype: str, quant_type: str | None, blocksize: int | None
+    ) -> None:
+        """Ask what has no results to compare with a reference."""
+
+
+def _public(subject: Subject) -> PublicFunctions:
+    return cast(PublicFunctions, subject.public(Route.PLAIN))
+
+
+@dataclass(frozen=True)
+class Through:
+    """A problem of the contract, called through a public function."""
+
+    problem: Problem
+    route: Route
+
+    def call(self, subject: Subject) -> Outputs:
+        """See `Problem.call`."""
+        return self.problem.call(subject.public(self.route))
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """See `Problem.judge`."""
+        return self.problem.judge(outputs, strictness)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question that the public functions answer with yes or an exception."""
+
+    name: str
+    demand: Demand
+
+    def call(self, subject: Subject) -> Outputs:
+        """See `Problem.call`."""
+        wanted = self.demand
+        _public(subject).check(
+            self.name, wanted.op, wanted.dtype, wanted.quant_type, wanted.blocksize
+        )
+        return {}
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """See `Problem.judge`."""
+        del outputs, strictness
+        return ()
+
+
+@dataclass(frozen=True)
+class BiasGradient:
+    """The product with a bias, and the gradients of x and of the bias by autograd."""
+
+    x: Stored
+    weights: Weights
+    bias: Stored
+    grad: Stored
+
+    def call(self, subject: Subject) -> Outputs:
+        """See `Problem.call`."""
+        w = self.weights
+        return _public(subject).gradients(
+            self.x,
+            stored_bytes(w.packed),
+            w.scales,
+            self.bias,
+            self.grad,
+            quant_type=w.quant_type,
+            blocksize=w.blocksize,
+        )
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """See `Problem.judge`."""
+        product = Linear4bit(self.x, self.weights, self.bias).judge(outputs, strictness)
+        gradient = Linear4bitBackward(self.grad, self.weights).judge(
+            {"out": outputs["grad_x"]}, strictness
+        )
+        named = [replace(each, quantity="grad_x") for each in gradient]
+        return [*product, *named, self._judge_bias(outputs["grad_bias"])]
+
+    def _judge_bias(self, got: Stored) -> Judgement:
+        """A sum of M numbers in float32, in any order, and one rounding to the type of the bias."""
+        grad = values_of(self.grad)
+        n = max(len(grad) - 1, 0)
+        u = FLOAT32.unit_roundoff
+        radius = n * u / (1 - n * u) * np.abs(grad).sum(axis=0)
+        exact = grad.sum(axis=0)
+        rule = Rule(
+            "gradient of the bias",
+            f"|error| <= nu/(1-nu) Σ|grad|, n = {n}, u = 2^-24; then {self.grad.dtype}",
+            _SOURCE,
+        )
+        ends = exact - radius, exact + radius
+        accepted = Interval.rounded("grad_bias", exact, ends, self.grad.dtype, rule)
+        return accepted.judge(values_of(got))
+
+
+_NESTED_CODE = Rule(
+    "nested code map", "the signed dynamic map, bit for bit", "docs/FORMAT.md", exact=True
+)
+
+
+@dataclass(frozen=True)
+class CompressStatistics:
+    """Double quantization from end to end: quantize, look at all parts, decode."""
+
+    x: Stored
+    quant_type: str
+    blocksize: int
+
+    def call(self, subject: Subject) -> Outputs:
+        """See `Problem.call`."""
+        return _public(subject).compress(
+            self.x, quant_type=self.quant_type, blocksize=self.blocksize
+        )
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """See `Problem.judge`."""
+        absmax = block_absmax(values_of(self.x), self.blocksize)
+        codes = Quantize4bit(self.x, self.quant_type, self.blocksize).judge(
+            outputs | {"absmax": store(absmax, "float32")}, strictness
+        )[1]
+        # Any mean within its bound decodes correctly: what follows is judged at the stored one.
+        offset = float(values_of(outputs["offset"]))
+        residual = FLOAT32.round(absmax - offset).reshape(1, -1)
+        book, nested = dynamic_map(True), block_absmax(residual, NESTED_BLOCKSIZE)
+        nested_codes = accept_codes(
+            "absmax", residual, spread(nested, residual.size, NESTED_BLOCKSIZE), book, strictness
+        )
+        nested_absmax = replace(accept_absmax(nested), quantity="nested_absmax")
+        scales = StoredScales(*(outputs[name] for name in StoredScales._fields))
+        packed, cols = outputs["packed"].bits, self.x.bits.shape[1]
+        weights = Weights(packed, scales, cols, self.quant_type, self.blocksize)
+        return [
+            codes,
+            self._mean(absmax).judge(values_of(outputs["offset"])),
+            Bits("nested_code", store(book.values, "float32"), _NESTED_CODE).judge(
+                outputs["nested_code"]
+            ),
+            nested_absmax.judge(_as_row(outputs["nested_absmax"])),
+            nested_codes.judge(_as_row(outputs["absmax"]).bits),
+            *Dequantize4bit(weights, self.x.dtype).judge(outputs, strictness),
+        ]
+
+    def _mean(self, absmax: Float64) -> Interval:
+        """The mean of n numbers: n − 1 sums in any order, and one division."""
+        n = absmax.size
+        u = FLOAT32.unit_roundoff
+        mean = np.asarray(absmax.mean())
+        radius = n * u / (1 - n * u) * mean
+        rule = Rule("offset", f"|error| <= nu/(1-nu) mean(absmax), n = {n}, u = 2^-24", _SOURCE)
+        return Interval("offset", mean, mean - radius, mean + radius, rule)
+
+
+def _as_row(stored: Stored) -> Stored:
+    return Stored(stored.bits.reshape(1, -1), stored.dtype)

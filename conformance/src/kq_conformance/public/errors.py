@@ -1,0 +1,216 @@
+"""The table of wrong arguments, by operation and argument."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kq_conformance.public.samples import Invocation
+from kq_conformance.public.wrong import (
+    NOT_A_TENSOR,
+    Rows,
+    elsewhere,
+    other_type,
+    wrong,
+    wrong_codes,
+    wrong_dtype_of_state,
+    wrong_nested,
+    wrong_results,
+    wrong_scales,
+)
+
+__all__ = ["WRONG"]
+
+_Forms = dict[str, Invocation]
+
+_BLOCKSIZES_4BIT = (0, 48, -64, 8192, True, 64.0)
+_BLOCKSIZES_8BIT = (0, -64, True, 64.0)
+_QUANT_TYPES = ("nf5", "NF4", None)
+_LAYOUTS = ("column", None)
+_NOT_FINITE = (math.nan, math.inf, -math.inf, "1", None)
+_NO_DECAYS = (1.0, -0.1, math.nan, "1", None)
+
+
+def _inputs(right: Tensor) -> tuple[Any, ...]:
+    """Unquantized tensors of types that no function knows."""
+    return right.double(), right.int(), right.bool(), None, NOT_A_TENSOR
+
+
+def _tables(right: Tensor) -> list[Tensor]:
+    """Codebooks of a wrong size or type."""
+    return [right[:16], right.half()]
+
+
+def _unusable_tables(right: Tensor) -> list[Tensor]:
+    """Codebooks that an encoder cannot walk through: not ascending, or not finite."""
+    tables = [right.flip(0), right.clone(), right.clone()]
+    tables[1][9], tables[2][9] = math.nan, math.inf
+    return tables
+
+
+def _named(rows: Rows) -> Rows:
+    """Rows of unusable codebooks, which look alike, with their flaws."""
+    flaws = ("descending", "with NaN", "with Inf")
+    return [
+        row._replace(label=f"{row.label}, {flaw}") for row, flaw in zip(rows, flaws, strict=True)
+    ]
+
+
+def _with_first(values: list[Any], *firsts: Any) -> list[list[Any]]:
+    """The list with each of these as its first entry."""
+    return [[first, *values[1:]] for first in firsts]
+
+
+def _quantize_4bit(forms: _Forms) -> dict[str, Rows]:
+    plain, out = forms["plain"], forms["out"]
+    inputs = _inputs(plain.arguments["A"])
+    return {
+        "A": wrong(plain, "A", *inputs) + wrong(out, "A", *inputs),
+        "blocksize": wrong(plain, "blocksize", *_BLOCKSIZES_4BIT)
+        + wrong(out, "blocksize", *_BLOCKSIZES_4BIT),
+        "quant-type": wrong(plain, "quant_type", *_QUANT_TYPES),
+        "layout": wrong(plain, "layout", *_LAYOUTS),
+        "out": wrong_results(out, "out"),
+        "absmax": wrong_results(out, "absmax"),
+    }
+
+
+def _dequantize_4bit(forms: _Forms) -> dict[str, Rows]:
+    plain, out, parts = forms["plain"], forms["out"], forms["parts"]
+    of_8_bits = replace(plain.arguments["quant_state"], quant_type=None)
+    return {
+        "A": wrong_codes(plain, "A", "packed") + wrong_codes(parts, "A", "packed"),
+        "quant-state": wrong(plain, "quant_state", None, "nf4", of_8_bits),
+        "absmax": wrong_scales(plain) + wrong_scales(parts) + wrong(parts, "absmax", None),
+        "blocksize": wrong(parts, "blocksize", *_BLOCKSIZES_4BIT),
+        "quant-type": wrong(parts, "quant_type", *_QUANT_TYPES),
+        "out": wrong_results(out, "out", "dtype") + wrong(parts, "out", None, NOT_A_TENSOR),
+        "dtype": wrong_dtype_of_state(plain),
+        "nested": wrong_nested(forms["nested"]),
+    }
+
+
+def _quantize_blockwise(forms: _Forms) -> dict[str, Rows]:
+    plain, out = forms["plain"], forms["out"]
+    inputs, code = _inputs(plain.arguments["A"]), plain.arguments["code"]
+    tables = [*_tables(code), elsewhere(code), NOT_A_TENSOR]
+    return {
+        "A": wrong(plain, "A", *inputs) + wrong(out, "A", *inputs),
+        "code": wrong(plain, "code", *tables)
+        + wrong(out, "code", *tables)
+        + _named(wrong(plain, "code", *_unusable_tables(code)))
+        + _named(wrong(out, "code", *_unusable_tables(code))),
+        "blocksize": wrong(plain, "blocksize", *_BLOCKSIZES_8BIT)
+        + wrong(out, "blocksize", *_BLOCKSIZES_8BIT),
+        "layout": wrong(plain, "layout", *_LAYOUTS),
+        "out": wrong_results(out, "out"),
+        "absmax": wrong_results(out, "absmax"),
+    }
+
+
+def _dequantize_blockwise(forms: _Forms) -> dict[str, Rows]:
+    plain, out, parts = forms["plain"], forms["out"], forms["parts"]
+    code = parts.arguments["code"]
+    of_4_bits = replace(plain.arguments["quant_state"], quant_type="nf4", blocksize=64)
+    return {
+        "A": wrong_codes(plain, "A", "codes"),
+        "quant-state": wrong(plain, "quant_state", None, "8bit", of_4_bits),
+        "absmax": wrong_scales(plain) + wrong_scales(parts) + wrong(parts, "absmax", None),
+        "code": wrong(parts, "code", *_tables(code), elsewhere(code), NOT_A_TENSOR),
+        "blocksize": wrong(parts, "blocksize", *_BLOCKSIZES_8BIT),
+        "out": wrong_results(out, "out", "dtype") + wrong_results(parts, "out", "dtype"),
+        "dtype": wrong_dtype_of_state(plain),
+    }
+
+
+def _linear_4bit(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    x, packed, state, bias = plain.arguments.values()
+    of_8_bits, cube = replace(state, quant_type=None), replace(state, shape=torch.Size((2, 3, 70)))
+    biases = (bias[:5], bias[:, None], bias[None], other_type(bias), bias.int(), elsewhere(bias))
+    return {
+        "x": wrong(plain, "x", *_inputs(x), x[:, 1:], x[0, 0]),
+        "packed": wrong_codes(plain, "packed") + wrong(plain, "packed", elsewhere(packed)),
+        "quant-state": wrong(plain, "quant_state", None, "nf4", of_8_bits)
+        + wrong(plain, "quant_state", cube, also=("shape",)),
+        "absmax": wrong_scales(plain),
+        "bias": wrong(plain, "bias", *biases, NOT_A_TENSOR),
+        "nested": wrong_nested(forms["nested"]),
+    }
+
+
+def _linear_4bit_backward(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    grad, absmax = plain.arguments["grad"], plain.arguments["absmax"]
+    # The registered op itself: torch refuses arguments of another Python type with RuntimeError.
+    return {
+        "grad": wrong(plain, "grad", grad[:, 1:], grad[0, 0], grad.double(), grad.int()),
+        "packed": wrong_codes(plain, "packed")[:2]
+        + wrong(plain, "packed", elsewhere(plain.arguments["packed"])),
+        "absmax": wrong(plain, "absmax", absmax[1:], absmax.half(), elsewhere(absmax)),
+        "shape": wrong(plain, "shape", [420], [2, 3, 70]),
+        "blocksize": wrong(plain, "blocksize", *_BLOCKSIZES_4BIT[:4]),
+        "quant-type": wrong(plain, "quant_type", *_QUANT_TYPES[:2]),
+        "layout": wrong(plain, "layout", *_LAYOUTS[:1]),
+    }
+
+
+def _step(plain: Invocation) -> dict[str, Rows]:
+    """What both optimizer steps refuse."""
+    params, grads, steps = (plain.arguments[name] for name in ("params", "grads", "steps"))
+    wide = plain.having(grads=[each.double() for each in grads])
+    firsts = (grads[0][1:], other_type(grads[0]), elsewhere(grads[0]), None)
+    return {
+        "rule": wrong(plain, "rule", "lion", None),
+        "params": wrong(wide, "params", [each.double() for each in params])
+        + wrong(plain, "params", params[0], [NOT_A_TENSOR, params[1]]),
+        "grads": wrong(plain, "grads", grads[:1], *_with_first(grads, *firsts)),
+        "steps": wrong(plain, "steps", steps[:1], *_with_first(steps, 0, -1, 1.5), 3),
+        "lr": wrong(plain, "lr", *_NOT_FINITE),
+        "beta1": wrong(plain, "beta1", *_NO_DECAYS),
+        "beta2": wrong(plain, "beta2", *_NO_DECAYS),
+        "eps": wrong(plain, "eps", -1e-8, *_NOT_FINITE),
+        "weight-decay": wrong(plain, "weight_decay", *_NOT_FINITE),
+    }
+
+
+def _list(plain: Invocation, argument: str) -> Rows:
+    """Lists of states that are too few, or whose first has a wrong size, type or device."""
+    right = plain.arguments[argument]
+    twice = right[0].repeat(2)
+    firsts = (twice, twice[::2], right[0].int(), elsewhere(right[0]))
+    return wrong(plain, argument, right[:1], *_with_first(right, *firsts))
+
+
+def _optimizer_step_8bit(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    maps = plain.arguments["code_maps"]
+    firsts = (*_tables(maps[0]), NOT_A_TENSOR)
+    unusable = _with_first(maps, *_unusable_tables(maps[0]))
+    return _step(plain) | {
+        "codes": _list(plain, "codes"),
+        "absmax": _list(plain, "absmax"),
+        "code-maps": wrong(plain, "code_maps", maps[:1], *_with_first(maps, *firsts))
+        + _named(wrong(plain, "code_maps", *unusable)),
+    }
+
+
+def _optimizer_step_32bit(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    return _step(plain) | {"states": _list(plain, "states")}
+
+
+WRONG: dict[str, Callable[[_Forms], dict[str, Rows]]] = {
+    "quantize_4bit": _quantize_4bit,
+    "dequantize_4bit": _dequantize_4bit,
+    "quantize_blockwise": _quantize_blockwise,
+    "dequantize_blockwise": _dequantize_blockwise,
+    "linear_4bit": _linear_4bit,
+    "linear_4bit_backward": _linear_4bit_backward,
+    "optimizer_step_8bit": _optimizer_step_8bit,
+    "optimizer_step_32bit": _optimizer_step_32bit,
+}
+"""By operation: the rows of each argument, from the valid forms of a call."""

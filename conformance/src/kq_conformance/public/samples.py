@@ -1,0 +1,252 @@
+"""Valid calls of each public function, small and the same on every machine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import kq_functional as kq
+from kq_conformance.public.states import state_8bit
+
+__all__ = ["Invocation", "Sample", "invocations", "tensors_in"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is called.
+
+    Attributes:
+        op: name of the operation.
+        dtype: of the unquantized tensor.
+        quant_type: "nf4" or "fp4"; None for operations that are not of 4 bits.
+        blocksize: elements that share a scale; None where it does not apply.
+        device: torch device type of all tensors.
+    """
+
+    op: str
+    dtype: str
+    quant_type: str | None
+    blocksize: int | None
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class Invocation:
+    """A function and its arguments by name."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def run(self) -> Any:
+        """Call."""
+        return self.function(**self.arguments)
+
+    def having(self, **changes: Any) -> "Invocation":
+        """The same call with other arguments."""
+        return Invocation(self.function, self.arguments | changes)
+
+
+def tensors_in(value: Any, name: str) -> dict[str, Tensor]:
+    """All tensors in an argument or a result: itself, in a list or tuple, or in a state."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    found: dict[str, Tensor] = {}
+    if isinstance(value, dict):
+        for key, each in value.items():
+            found |= tensors_in(each, key)
+    if isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            found |= tensors_in(each, f"{name}[{i}]")
+    if isinstance(value, kq.QuantState):
+        for part in ("absmax", "code", "offset", "state2"):
+            found |= tensors_in(getattr(value, part), f"{name}.{part}")
+    return found
+
+
+def invocations(sample: Sample) -> dict[str, Invocation]:
+    """The forms in which the function of an operation is called, all of them valid."""
+    return _FORMS[sample.op](sample)
+
+
+class _Maker:
+    """Tensors on the device of a sample."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.device = sample.device
+        self.dtype: torch.dtype = getattr(torch, sample.dtype)
+
+    def numbers(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Numbers between −1 and 1."""
+        count = int(torch.Size(shape).numel())
+        values = (torch.arange(count) * 37 % 101 - 50) / 64
+        return values.view(shape).to(self.device, dtype or self.dtype)
+
+    def scales(self, *shape: int) -> Tensor:
+        """Positive float32 numbers."""
+        return self.numbers(*shape, dtype=torch.float32).abs() + 0.25
+
+    def codes(self, *shape: int) -> Tensor:
+        """Bytes."""
+        count = int(torch.Size(shape).numel())
+        return (torch.arange(count) * 37 % 256).to(torch.uint8).view(shape).to(self.device)
+
+    def code_map(self, signed: bool = True) -> Tensor:
+        """The dynamic map."""
+        return kq.create_dynamic_map(signed).to(self.device)
+
+    def weight(self, sample: Sample, shape: tuple[int, int], nested: bool = False) -> kq.QuantState:
+        """The state of a 4-bit matrix."""
+        assert sample.quant_type is not None
+        assert sample.blocksize is not None
+        blocks = -(-shape[1] // sample.blocksize)
+        offset = state2 = None
+        if nested:
+            offset = self.scales(1).view(())
+            state2 = state_8bit(
+                self.scales(1), self.code_map(), (shape[0], blocks), "float32", blocksize=256
+            )
+        return kq.QuantState(
+            absmax=self.codes(shape[0], blocks) if nested else self.scales(shape[0], blocks),
+            shape=torch.Size(shape),
+            dtype=self.dtype,
+            blocksize=sample.blocksize,
+            quant_type=sample.quant_type,
+            code=kq.get_4bit_type(sample.quant_type, self.device),
+            offset=offset,
+            state2=state2,
+        )
+
+
+def _quantize_4bit(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    A = make.numbers(3, 70)
+    format_ = {"blocksize": sample.blocksize, "quant_type": sample.quant_type, "layout": "row"}
+    plain = Invocation(kq.quantize_4bit, {"A": A, **format_})
+    packed, scales = torch.zeros_like(make.codes(3, 35)), make.scales(3, -(-70 // _size(sample)))
+    return {"plain": plain, "out": plain.having(out=packed, absmax=scales)}
+
+
+def _dequantize_4bit(sample: Sample) -> dict[str, Invocation]:
+    make, shape = _Maker(sample), (3, 70)
+    state = make.weight(sample, shape)
+    packed, out = make.codes(3, 35), make.numbers(*shape)
+    plain = Invocation(kq.dequantize_4bit, {"A": packed, "quant_state": state})
+    parts: dict[str, Any] = {"absmax": state.absmax, "out": out}
+    parts |= {"blocksize": sample.blocksize, "quant_type": sample.quant_type}
+    return {
+        "plain": plain,
+        "nested": plain.having(quant_state=make.weight(sample, shape, nested=True)),
+        "out": plain.having(out=out),
+        "parts": Invocation(kq.dequantize_4bit, {"A": packed, **parts}),
+    }
+
+
+def _quantize_blockwise(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    format_ = {"code": make.code_map(), "blocksize": sample.blocksize, "layout": "row"}
+    plain = Invocation(kq.quantize_blockwise, {"A": make.numbers(3, 300), **format_})
+    codes, scales = torch.zeros_like(make.codes(3, 300)), make.scales(3, -(-300 // _size(sample)))
+    return {"plain": plain, "out": plain.having(out=codes, absmax=scales)}
+
+
+def _dequantize_blockwise(sample: Sample) -> dict[str, Invocation]:
+    make, size = _Maker(sample), _size(sample)
+    codes, scales, code = make.codes(3, 300), make.scales(3, -(-300 // size)), make.code_map()
+    state = state_8bit(scales, code, (3, 300), sample.dtype, size)
+    plain = Invocation(kq.dequantize_blockwise, {"A": codes, "quant_state": state})
+    out = make.numbers(3, 300)
+    parts = {"absmax": scales, "code": code, "blocksize": size, "out": out}
+    return {
+        "plain": plain,
+        "out": plain.having(out=out),
+        "parts": Invocation(kq.dequantize_blockwise, {"A": codes, **parts}),
+    }
+
+
+def _linear_4bit(sample: Sample) -> dict[str, Invocation]:
+    make, shape = _Maker(sample), (6, 70)
+    plain = Invocation(
+        kq.linear_4bit,
+        {
+            "x": make.numbers(4, 70),
+            "packed": make.codes(6, 35),
+            "quant_state": make.weight(sample, shape),
+            "bias": make.numbers(6),
+        },
+    )
+    return {
+        "plain": plain,
+        "nested": plain.having(quant_state=make.weight(sample, shape, nested=True)),
+    }
+
+
+def _linear_4bit_backward(sample: Sample) -> dict[str, Invocation]:
+    make, shape = _Maker(sample), (6, 70)
+    state = make.weight(sample, shape)
+    arguments = {
+        "grad": make.numbers(4, 6),
+        "packed": make.codes(6, 35),
+        "absmax": state.absmax,
+        "shape": list(shape),
+        "blocksize": sample.blocksize,
+        "quant_type": sample.quant_type,
+        "layout": "row",
+    }
+    return {"plain": Invocation(torch.ops.kq.linear_4bit_backward, arguments)}
+
+
+_HYPER = {
+    "lr": 1e-3,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "decoupled": True,
+    "maximize": False,
+}
+_SIZES = (300, 21)
+
+
+def _optimizer_step_8bit(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    arguments = {
+        "rule": "adam",
+        "params": [make.numbers(size) for size in _SIZES],
+        "grads": [make.numbers(size) for size in _SIZES],
+        "codes": [make.codes(size) for size in _SIZES * 2],
+        "absmax": [make.scales(-(-size // 256)) for size in _SIZES * 2],
+        "code_maps": [make.code_map(), make.code_map(signed=False)],
+        "steps": [3, 1],
+    }
+    return {"plain": Invocation(kq.optimizer_step_8bit, arguments | _HYPER)}
+
+
+def _optimizer_step_32bit(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    arguments = {
+        "rule": "adam",
+        "params": [make.numbers(size) for size in _SIZES],
+        "grads": [make.numbers(size) for size in _SIZES],
+        "states": [make.scales(size) for size in _SIZES * 2],
+        "steps": [3, 1],
+    }
+    return {"plain": Invocation(kq.optimizer_step_32bit, arguments | _HYPER)}
+
+
+def _size(sample: Sample) -> int:
+    assert sample.blocksize is not None
+    return sample.blocksize
+
+
+_FORMS: dict[str, Callable[[Sample], dict[str, Invocation]]] = {
+    "quantize_4bit": _quantize_4bit,
+    "dequantize_4bit": _dequantize_4bit,
+    "quantize_blockwise": _quantize_blockwise,
+    "dequantize_blockwise": _dequantize_blockwise,
+    "linear_4bit": _linear_4bit,
+    "linear_4bit_backward": _linear_4bit_backward,
+    "optimizer_step_8bit": _optimizer_step_8bit,
+    "optimizer_step_32bit": _optimizer_step_32bit,
+}
