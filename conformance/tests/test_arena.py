@@ -155,7 +155,8 @@ def test_a_refusal_leaves_what_is_updated_in_place():
     values = [store(np.ones(5), "float32") for _ in range(4)]
 
     class Probe(ReferenceBackend):
-        def optimizer_step_32bit(self, rule, params, grads, states, steps, **hyper):
+        def optimizer_step_32bit(self, *lists, **_hyper):
+            states = lists[3]
             states[1][3] = 7.0
             raise NotImplementedError
 

@@ -19,7 +19,7 @@ from kq_conformance.bounds import (
     scale_enclosure,
     weight_forms,
 )
-from kq_conformance.floats import BFLOAT16, FLOAT32, store
+from kq_conformance.floats import BFLOAT16, FLOAT32, FORMATS, store
 from kq_conformance.reference import (
     Hyper,
     adam,
@@ -165,6 +165,35 @@ class TestEnclosure:
         wide = Enclosure.of(one(1.0)).rounded(3)
         assert 3 * U <= wide.high[0] - 1 <= 3 * U * (1 + 2.0**-19)
 
+    def test_rounding_keeps_signs_and_zero(self):
+        around = Enclosure(one(0.0, -1e-45, 0.0), one(0.0, 0.0, 1e-45)).rounded(3)
+        assert around.low[0] == around.high[0] == around.high[1] == around.low[2] == 0
+        assert around.low[1] < 0 < around.high[2]
+
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_rounding_overflows_where_float32_does(self, sign):
+        # The midpoint between the largest number and 2**128 rounds to infinity.
+        ends = sign * np.array([2.0**127, 2.0**128 - 2.0**103, 2.0**130])
+        rounded = Enclosure.of(ends).rounded()
+        with np.errstate(over="ignore"):
+            assert np.isinf(np.float32(ends)).tolist() == [False, True, True]
+        near, far = (rounded.low, rounded.high) if sign > 0 else (rounded.high, rounded.low)
+        assert np.isinf(near).tolist() == [False, False, True]
+        assert np.isinf(far).tolist() == [False, True, True]
+
+    def test_a_sum_with_zero_is_exact(self):
+        zero, wide = Enclosure.of(one(0.0)), Enclosure(one(1.0), one(1.5))
+        for total in (zero.plus(wide), wide.plus(zero)):
+            assert (total.low[0], total.high[0]) == (1.0, 1.5)
+        assert wide.plus(wide).high[0] > 3.0
+
+    @pytest.mark.parametrize("factor", [0.0, 1.0, 0.5])
+    def test_constants(self, factor):
+        product = Enclosure.of(one(3.0)).by_constant(factor)
+        width = product.high[0] - product.low[0]
+        # Two roundings, also of what would not need them; but 0 and 1 are not even multiplied with.
+        assert width == pytest.approx(0 if factor in (0, 1) else 2 * 2 * U * 1.5, rel=1e-5)
+
     def test_squares_across_zero_start_at_zero(self):
         squared = Enclosure(one(-2.0), one(1.0)).squared()
         assert (squared.low[0], squared.high[0]) == (0.0, 4.0)
@@ -210,6 +239,70 @@ class TestLinear:
         assert judgement.violations == 1
         assert judgement.worst.place == (2, 3)
 
+    @staticmethod
+    def float32_sum(terms: np.ndarray, tree: np.random.Generator) -> float:
+        """Sum in float32 along a random binary tree."""
+        values = list(terms.astype(np.float32))
+        while len(values) > 1:
+            i, j = tree.choice(len(values), 2, replace=False)
+            total = values[i] + values[j]
+            values = [each for k, each in enumerate(values) if k not in (i, j)] + [total]
+        return float(values[0])
+
+    @pytest.mark.parametrize("kind", ["mixed", "positive", "cancelling", "swamped"])
+    def test_any_order_of_summation_passes(self, kind):
+        rng = np.random.default_rng(7)
+        x = np.abs(rng.normal(size=(1, 40)))
+        if kind == "mixed":
+            x *= rng.choice([-1, 1], (1, 40))
+        elif kind == "cancelling":
+            x[0, 20:] = -x[0, :20] * (1 + 1e-6)
+        elif kind == "swamped":  # each small term is lost, if it is added to the large one
+            x = np.full((1, 40), U * 0.99)
+            x[0, 0] = 1.0
+        x = FLOAT32.round(x)
+        form = weight_forms(np.ones((1, 40)), exact_scales(np.ones((1, 40))), "float32")[0]
+        product = Product(x, [form.transposed], None, "float32")
+        orders = [np.sort(x[0]), np.sort(x[0])[::-1], x[0]]
+        sums = [float(np.cumsum(each, dtype=np.float32)[-1]) for each in orders]
+        sums += [self.float32_sum(x[0], rng) for _ in range(20)]
+        judged = [product.judge(np.array([[total]])) for total in sums]
+        assert all(each.passed for each in judged)
+        if kind == "swamped":  # the worst order comes near the bound
+            assert max(each.tightness for each in judged) > 0.9
+
+    def test_products_of_zero_are_not_counted(self):
+        x = np.zeros((1, 1000))
+        x[0, [3, 700]] = 1.0, 3.0
+        form = weight_forms(np.full((1, 1000), 0.3), exact_scales(np.ones((1, 1000))), "float32")[0]
+        product = Product(x, [form.transposed], None, "float32")
+        exact = 4.0 * 0.3
+        # Two roundings of each product, one sum.
+        assert product.judge(np.array([[exact * (1 + 2.9 * U)]])).passed
+        assert not product.judge(np.array([[exact * (1 + 3.1 * U)]])).passed
+
+    def test_terms_of_both_signs_get_half(self):
+        x = np.array([[1.0, -1.0] * 100])
+        form = weight_forms(np.ones((1, 200)), exact_scales(np.ones((1, 200))), "float32")[0]
+        product = Product(x, [form.transposed], None, "float32")
+        # γ_2 · 200 + 199 u · 100, instead of γ_201 · 200.
+        allowed = (2 * 200 + 199 * 100) * U
+        assert product.judge(np.array([[allowed]])).passed
+        assert not product.judge(np.array([[allowed * 1.001]])).passed
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_a_bias_may_be_added_to_a_rounded_product(self, dtype):
+        to = FORMATS[dtype]
+        half = to.unit_roundoff
+        x, weight, bias = np.array([[1.0, half / 2]]), np.ones((1, 2)), np.array([half])
+        forms = [each.transposed for each in weight_forms(weight, exact_scales(weight), dtype)]
+        product = Product(x, forms, bias, dtype)
+        together, apart = to.round(1 + 1.5 * half), to.round(to.round(1 + half / 2) + half)
+        assert together != apart
+        for answer in (together, apart):
+            assert product.judge(np.array([[answer]])).passed
+        assert not product.judge(np.array([[1 + 4 * half]])).passed
+
 
 class TestOptimizer:
     @pytest.mark.parametrize("decoupled", [True, False])
@@ -247,3 +340,22 @@ class TestOptimizer:
         bound = enclose_adam(p, g, Enclosure.of(m), Enclosure.of(v), 10, Hyper())
         # p moves by about 1e-3: its error is one rounding of p and about 15 of the update.
         assert bound.p.high[0] - bound.p.low[0] <= 2 * U * (1 + 20 * 1e-3)
+
+    def test_nothing_to_do_is_exact(self):
+        rng = np.random.default_rng(8)
+        p, zero = FLOAT32.round(rng.normal(size=50)), np.zeros(50)
+        nothing = Enclosure.of(zero)
+        for hyper in (Hyper(), Hyper(lr=0.0, weight_decay=0.1)):
+            bound = enclose_adam(p, zero, nothing, nothing, 3, hyper)
+            for enclosure, value in ((bound.p, p), (bound.m, zero), (bound.v, zero)):
+                assert np.array_equal(enclosure.low, value)
+                assert np.array_equal(enclosure.high, value)
+
+    def test_squares_that_overflow_may_do_so_early(self):
+        # g² overflows; (1 − β₂) g² does in the second only.
+        g = np.array([2.0**66, 2.0**75])
+        bound = enclose_adam(g, g, Enclosure.of(0 * g), Enclosure.of(0 * g), 1, Hyper())
+        assert bound.v.low[0] == pytest.approx(1e-3 * 2.0**132)
+        assert np.isinf([bound.v.low[1], *bound.v.high]).all()
+        assert bound.p.high[1] == g[1]
+        assert adam(g, g, 0 * g, 0 * g, 1, Hyper())[0][1] == g[1]

@@ -1,20 +1,28 @@
-"""Ids, inputs and coverage of the cases; none of this needs torch."""
+"""Ids, inputs and coverage of the cases."""
 
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from kq_conformance.cases import Mode, Profile, select
+from kq_conformance.adapter import Adapter
+from kq_conformance.bounds import Strictness
+from kq_conformance.cases import Case, Mode, Profile, address, by_id, select
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.matrices import MATRICES, anchored_sweep, midpoints, natural_sweep
-from kq_conformance.floats import FORMATS, values_of
+from kq_conformance.floats import FLOAT32, FORMATS, values_of
 from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_8bit
+from kq_conformance.reference_backend import ReferenceBackend
+from kq_conformance.runner import Settings, run_case
 
 CORE = list(select(Profile.CORE))
+USUAL_MAP = "dynamic-signed"
 
 
 def test_ids_are_unique():
@@ -46,11 +54,63 @@ def test_core_covers_every_operation_type_and_block_size():
         assert {d.dtype for d in demands if d.op == op} == set(FORMATS)
 
 
-def test_core_asks_for_repetition_and_threads_of_every_operation():
-    for mode in (Mode.REPEAT, Mode.THREADS):
-        assert {case.demand.op for case in CORE if case.mode is mode} == {
-            case.demand.op for case in CORE
-        }
+@pytest.mark.parametrize("mode", [Mode.REPEAT, Mode.THREADS, Mode.BEFORE, Mode.OFFSET])
+def test_core_asks_for_each_mode_of_every_operation_type_and_format(mode):
+    def asked(cases: Iterable[Case]) -> set[tuple[str, str, str]]:
+        return {(case.demand.op, case.demand.dtype, address(case.id).format) for case in cases}
+
+    usual = (case for case in CORE if address(case.id).format in ("nf4", "fp4", "adam", USUAL_MAP))
+    assert asked(case for case in CORE if case.mode is mode) == asked(usual)
+
+
+def test_core_lets_rows_lie_apart_where_the_contract_does():
+    strided = [case for case in CORE if case.mode is Mode.STRIDED]
+    ops = ("quantize_4bit", "quantize_blockwise", "linear_4bit", "linear_4bit_backward")
+    asked = {(case.demand.op, case.demand.dtype) for case in strided}
+    assert asked == {(op, dtype) for op in ops for dtype in FORMATS}
+    few, many = (
+        {case.demand.op for case in strided if name in case.id} for name in ("/m3-", "/m37-")
+    )
+    assert few == many == {"linear_4bit", "linear_4bit_backward"}
+
+
+def test_core_goes_beyond_16_bits_in_each_size():
+    ids = {case.id for case in CORE}
+    for dtype in ("float32", "bfloat16"):
+        for name in ("long-row", "many-rows"):
+            for op in ("quantize_4bit/nf4/b64", "dequantize_4bit/fp4/b64"):
+                assert f"{op}/{dtype}/{name}" in ids
+            for op in ("quantize_blockwise", "dequantize_blockwise"):
+                assert f"{op}/{USUAL_MAP}/b256/{dtype}/{name}" in ids
+            assert f"dequantize_4bit/nf4/b64/{dtype}/{name}/nested" in ids
+        for op in ("linear_4bit", "linear_4bit_backward"):
+            assert f"{op}/nf4/b64/{dtype}/m2-n3-k65601" in ids
+            assert f"{op}/nf4/b64/{dtype}/m2-n65601-k7/nested" in ids
+        for op in ("optimizer_step_8bit", "optimizer_step_32bit"):
+            assert f"{op}/adam/{dtype}/large" in ids
+
+
+def test_core_sweeps_every_codebook():
+    books = [("quantize_4bit", name, 64) for name in ("nf4", "fp4")]
+    books += [("quantize_blockwise", name, 256) for name in CODE_MAPS]
+    ids = {case.id for case in CORE}
+    for op, book, blocksize in books:
+        for dtype in FORMATS:
+            names = (
+                ["midpoints"] if dtype == "float32" else ["midpoints", "sweep", "sweep-anchored"]
+            )
+            assert {f"{op}/{book}/b{blocksize}/{dtype}/{name}" for name in names} <= ids
+            assert f"de{op}/{book}/b{blocksize}/{dtype}/all-codes" in ids
+
+
+def test_full_asks_for_tails_of_every_length():
+    ids = {case.id for case in select(Profile.FULL, "*/tail-c*")}
+    for blocksize in (32, 64):
+        for cols in range(1, 2 * blocksize + 2):
+            assert f"quantize_4bit/nf4/b{blocksize}/float32/tail-c{cols}" in ids
+            assert f"dequantize_4bit/fp4/b{blocksize}/bfloat16/tail-c{cols}/nested" in ids
+            assert f"quantize_blockwise/{USUAL_MAP}/b{blocksize}/float16/tail-c{cols}" in ids
+            assert f"dequantize_blockwise/{USUAL_MAP}/b{blocksize}/float32/tail-c{cols}" in ids
 
 
 def test_selection_is_a_glob_over_ids():
@@ -66,6 +126,24 @@ def test_inputs_follow_from_id_and_seed_alone():
     assert not np.array_equal(first, other)
     # A value written down once: the stream is the same on every machine and in every version.
     assert [f"{word:08x}" for word in first[0, :3]] == ["bd00b1e2", "ba3c762c", "3e2b8252"]
+
+
+def test_a_run_neither_reads_nor_moves_the_generator_of_torch():
+    backend = ReferenceBackend()
+    subject = Adapter(backend)
+    cases = [
+        by_id("quantize_4bit/nf4/b64/float32/random"),
+        by_id("linear_4bit/fp4/b64/bfloat16/m16-n48-k64/bias/nested"),
+    ]
+    inputs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        for case in cases:
+            inputs.append(case.problem(0).x.bits.tobytes())
+            assert run_case(backend.capabilities, subject, case, Settings()).verdict == "pass"
+        assert torch.equal(torch.get_rng_state(), before)
+    assert inputs[: len(cases)] == inputs[len(cases) :]
 
 
 def test_draws_have_their_distributions():
@@ -117,6 +195,84 @@ def test_sweeps_are_exhaustive(dtype):
     anchored = values_of(anchored_sweep(Draw(0), dtype, 64))
     everything = FORMATS[dtype].decode(np.arange(1 << 16, dtype=np.uint16))
     assert np.isin(everything[np.isfinite(everything)], anchored).all()
+
+
+def problem(case_id: str) -> Any:
+    return by_id(case_id).problem(0)
+
+
+class TestLinear:
+    prefix = "linear_4bit/nf4/b64/float16"
+
+    def test_every_second_row_has_few_products(self):
+        x = values_of(problem(f"{self.prefix}/m17-n40-k192").x)
+        counts = np.count_nonzero(x, axis=1)
+        assert (counts[::2] > 150).all()
+        assert (counts[1::2] <= 6).all()
+        assert (x[1::2, -1] != 0).all()
+
+    def test_denormals_are_denormal(self):
+        for dtype in ("float32", "float16"):
+            x = values_of(problem(f"linear_4bit/fp4/b64/{dtype}/m5-n21-k900/denormal").x)
+            assert 0 < np.abs(x).max() < 2.0 ** FORMATS[dtype].emin
+
+    def test_some_results_overflow_and_some_do_not(self):
+        asked = problem(f"{self.prefix}/m5-n21-k900/bias/overflow")
+        product = asked.product(Strictness.EXACT)
+        y = FORMATS["float16"].round(product.a @ product.forms[0].value + product.bias)
+        assert {-np.inf, np.inf} < set(y.ravel())
+
+    def test_picked_weights_are_all_of_them(self):
+        whole = problem(f"{self.prefix}/picked-m3-n21-k67").whole
+        x = values_of(whole.x)
+        assert (np.count_nonzero(x, axis=0) == 1).all()
+        assert (np.count_nonzero(x, axis=1) == 1).all()
+
+    @pytest.mark.parametrize("op", ["linear_4bit", "linear_4bit_backward"])
+    @pytest.mark.parametrize("dtype", FORMATS)
+    @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+    def test_near_ties_are_ties_but_for_their_last_product(self, op, dtype, quant_type):
+        whole = problem(f"{op}/{quant_type}/b64/{dtype}/near-ties-m3").whole
+        product = whole.product(Strictness.EXACT)
+        sums = product.a @ product.forms[0].value
+        assert np.array_equal(FLOAT32.round(sums), sums)
+        if dtype != "float32":
+            chosen = FORMATS[dtype]
+            short = sums - np.copysign(2.0**-20, sums)  # one way or the other
+            ties = np.minimum(*(np.abs(end - sums) for end in chosen.preimage(chosen.round(short))))
+            share = np.mean(ties <= 2.0**-20)
+            assert 0.4 < share < 0.6
+
+    def test_every_width_is_every_width(self):
+        asked = problem("linear_4bit_backward/nf4/b64/float32/every-n-m5-k7")
+        backend = Adapter(ReferenceBackend())
+        outputs = asked.call(backend)
+        assert len(outputs) == 40
+        judged = asked.judge(outputs, Strictness.EXACT)
+        assert all(each.passed for each in judged)
+        outputs["out of n17"].bits[4, 6] ^= 1 << 20
+        failed = [
+            each.quantity for each in asked.judge(outputs, Strictness.EXACT) if not each.passed
+        ]
+        assert failed == ["out of n17"]
+
+
+class TestOptimizer:
+    def test_denormal_moments_and_squares(self):
+        asked = problem("optimizer_step_32bit/adam/float32/denormal")
+        states = [values_of(each) for each in asked.states]
+        assert all(0 < np.abs(each).max() < 2.0**-126 for each in states if each.size)
+        g = np.abs(values_of(asked.grads[4]))
+        assert (g[:256] < 2.0**-126).all()
+        assert (g[256:512] ** 2 < 2.0**-126).all()
+        assert (g[256:512] > 2.0**-126).all()
+
+    def test_squares_that_overflow(self):
+        g = values_of(problem("optimizer_step_8bit/adam/float32/huge-gradient").grads[4])
+        huge = np.abs(g) > 2.0**64
+        assert huge.any()
+        # (1 − β₂) g² overflows with g², however the product is ordered.
+        assert (1e-3 * g[huge] ** 2 > FLOAT32.largest).all()
 
 
 def test_nothing_here_imports_torch_or_a_backend():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -108,10 +108,16 @@ def _run(tasks: Sequence[Task], workers: int, timeout: float) -> Iterator[tuple[
     with open_pool(min(workers, len(tasks))) as pool:
         for task in tasks:
             future = _schedule(pool, task, timeout)
-            future.add_done_callback(lambda ended, task=task: answered.put((task, ended)))
+            future.add_done_callback(partial(_put, answered, task))
         for _ in tasks:
             task, future = answered.get()
             yield task, _finding(task, future, timeout)
+
+
+def _put(
+    answered: "SimpleQueue[tuple[Task, Future[Finding]]]", task: Task, future: Future[Finding]
+) -> None:
+    answered.put((task, future))
 
 
 def _finding(task: Task, future: Future[Finding], timeout: float) -> Finding:

@@ -21,6 +21,7 @@ from kq_conformance.bounds import Judgement
 from kq_conformance.cases import Profile, address
 from kq_conformance.pool import Description
 from kq_conformance.runner import Finding, Settings, Verdict
+from kq_conformance.schema import report_schema
 from kq_conformance.waivers import Waiver, find_waiver, waiver_state
 
 __all__ = ["SCHEMA_VERSION", "Report", "address", "load", "to_json"]
@@ -251,4 +252,7 @@ def load(path: Path) -> dict[str, Any]:
     if document.get("schema_version") != SCHEMA_VERSION:
         found = document.get("schema_version")
         raise ValueError(f"{path} has the schema version {found!r}, and {SCHEMA_VERSION} is read")
+    missing = [key for key in report_schema()["required"] if key not in document]
+    if missing:
+        raise ValueError(f"{path} is not a whole report: {missing[0]!r} is missing")
     return document

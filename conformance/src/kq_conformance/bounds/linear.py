@@ -61,6 +61,10 @@ class WeightForm:
         """The same with value and radius [K, N]."""
         return WeightForm(self.name, self.value.T, self.radius.T, self.roundings)
 
+    def __getitem__(self, part: slice | tuple[slice, slice]) -> "WeightForm":
+        """Some of the weights."""
+        return WeightForm(self.name, self.value[part], self.radius[part], self.roundings)
+
 
 def weight_forms(values: Float64, scales: Enclosure, dtype: str) -> list[WeightForm]:
     """The weights that a kernel for inputs of type `dtype` may multiply with.

@@ -15,7 +15,8 @@ from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.dequantizers import Dequantize4bit, DequantizeBlockwise
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.large_linear import LargeLinear
-from kq_conformance.cases.optimizers import Step8bit, usual_step_8bit
+from kq_conformance.cases.optimizer_problems import Step8bit
+from kq_conformance.cases.optimizers import usual_step_8bit
 from kq_conformance.cases.quantizers import Quantize4bit, QuantizeBlockwise
 from kq_conformance.cases.tiles import Part, Tiled
 from kq_conformance.cases.weights import Weights

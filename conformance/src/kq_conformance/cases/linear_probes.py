@@ -69,20 +69,40 @@ class ExactSums:
 
 
 @dataclass(frozen=True)
-class Several:
-    """Several calls, each judged for itself."""
+class EveryWidth:
+    """A layer of each N from 1, or the gradient through it: the first N rows of one matrix.
 
-    parts: dict[str, Linear4bit | Linear4bitBackward]
+    Attributes:
+        whole: the call with all rows.
+    """
+
+    whole: Linear4bit | Linear4bitBackward
 
     def call(self, subject: Subject) -> Outputs:
-        return {name: part.call(subject)["out"] for name, part in self.parts.items()}
+        outputs = {}
+        for N in range(1, len(self.whole.weights.packed) + 1):
+            w = self.whole.weights
+            absmax = Stored(w.scales.absmax.bits[:N], w.scales.absmax.dtype)
+            some = replace(w, packed=w.packed[:N], scales=StoredScales(absmax))
+            if isinstance(self.whole, Linear4bit):
+                part: Linear4bit | Linear4bitBackward = replace(self.whole, weights=some)
+            else:
+                grad = Stored(self.whole.grad.bits[:, :N], self.whole.grad.dtype)
+                part = Linear4bitBackward(grad, some)
+            outputs[f"out of n{N}"] = part.call(subject)["out"]
+        return outputs
 
     def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
-        return [
-            replace(judgement, quantity=name)
-            for name, part in self.parts.items()
-            for judgement in part.judge({"out": outputs[name]}, strictness)
-        ]
+        whole = self.whole.product(strictness)
+        judged = []
+        for N, (name, out) in enumerate(outputs.items(), start=1):
+            if isinstance(self.whole, Linear4bit):
+                part = replace(whole, forms=[form[:, :N] for form in whole.forms])
+            else:
+                forms = [form[:N] for form in whole.forms]
+                part = replace(whole, a=whole.a[:, :N], forms=forms)
+            judged.append(replace(part.judge(values_of(out)), quantity=name))
+        return judged
 
 
 def _problem(
@@ -138,35 +158,14 @@ def _near_ties(
     return _problem(demand, values, ends[draw.integers(2, N, K)], absmax)
 
 
-def _first_rows(weights: Weights, rows: int) -> Weights:
-    absmax = Stored(weights.scales.absmax.bits[:rows], weights.scales.absmax.dtype)
-    return replace(weights, packed=weights.packed[:rows], scales=StoredScales(absmax))
-
-
-def _every_width(draw: Draw, M: int, K: int, demand: Demand) -> Several:
-    """A layer of each N from 1, or the gradient through it: the first rows of one matrix."""
-    assert demand.quant_type is not None
-    assert demand.blocksize is not None
-    weights = random_weights(draw, _EVERY_N, K, demand.quant_type, demand.blocksize, nested=False)
-    parts: dict[str, Linear4bit | Linear4bitBackward] = {}
-    x, grad = (store(draw.bell(M, cols), demand.dtype) for cols in (K, _EVERY_N))
-    for N in range(1, _EVERY_N + 1):
-        some = _first_rows(weights, N)
-        parts[f"out of n{N}"] = (
-            Linear4bit(x, some, None)
-            if demand.op == "linear_4bit"
-            else Linear4bitBackward(Stored(grad.bits[:, :N], grad.dtype), some)
-        )
-    return Several(parts)
-
-
 def probe_cases(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
     """Cases of one block size: `picked` and `near-ties` in CORE, `every-n` in FULL."""
     for op in ("linear_4bit", "linear_4bit_backward"):
         demand = Demand(op, dtype, quant_type, blocksize)
         if blocksize == 64:
             yield from _usual_cases(demand)
-            yield from _every_width_cases(demand)
+            if quant_type == "nf4" or dtype == "float32":
+                yield from _every_width_cases(demand)
         else:
             yield _edges_case(demand, blocksize)
 
@@ -203,10 +202,16 @@ def _edges_case(demand: Demand, blocksize: int) -> Case:
 
 
 def _every_width_cases(demand: Demand) -> Iterator[Case]:
+    quant_type, blocksize, dtype = demand.quant_type, demand.blocksize, demand.dtype
+    assert quant_type is not None
+    assert blocksize is not None
     for M in (1, 5):
         for K in range(1, _EVERY_K + 1):
 
-            def make(draw: Draw, M: int = M, K: int = K) -> Several:
-                return _every_width(draw, M, K, demand)
+            def make(draw: Draw, M: int = M, K: int = K) -> EveryWidth:
+                weights = random_weights(draw, _EVERY_N, K, quant_type, blocksize, nested=False)
+                if demand.op == "linear_4bit":
+                    return EveryWidth(Linear4bit(store(draw.bell(M, K), dtype), weights, None))
+                return EveryWidth(Linear4bitBackward(store(draw.bell(M, _EVERY_N), dtype), weights))
 
             yield Case(f"{_prefix(demand)}/every-n-m{M}-k{K}", Profile.FULL, demand, make)

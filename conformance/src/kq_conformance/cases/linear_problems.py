@@ -33,10 +33,13 @@ class Linear4bit:
 
     def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
         """Compare with the float64 product."""
+        return [self.product(strictness).judge(values_of(outputs["out"]))]
+
+    def product(self, strictness: Strictness) -> Product:
+        """The product x Wᵀ + b."""
         forms = [form.transposed for form in _forms(self.weights, self.x.dtype, strictness)]
         bias = None if self.bias is None else values_of(self.bias)
-        product = Product(values_of(self.x), forms, bias, self.x.dtype)
-        return [product.judge(values_of(outputs["out"]))]
+        return Product(values_of(self.x), forms, bias, self.x.dtype)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,12 @@ class Linear4bitBackward:
 
     def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
         """Compare with the float64 product."""
+        return [self.product(strictness).judge(values_of(outputs["out"]))]
+
+    def product(self, strictness: Strictness) -> Product:
+        """The product G W."""
         forms = _forms(self.weights, self.grad.dtype, strictness)
-        product = Product(values_of(self.grad), forms, None, self.grad.dtype)
-        return [product.judge(values_of(outputs["out"]))]
+        return Product(values_of(self.grad), forms, None, self.grad.dtype)
 
 
 def _forms(weights: Weights, dtype: str, strictness: Strictness) -> list[WeightForm]:

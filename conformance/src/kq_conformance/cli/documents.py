@@ -12,7 +12,9 @@ from kq_conformance.report import load
 
 __all__ = ["Reports", "load_all", "write_or_refuse"]
 
-Reports = Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `run --json`.")]
+Reports = Annotated[
+    list[Path], typer.Argument(metavar="REPORT", help="Reports that `run --json` wrote.")
+]
 
 
 def load_all(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from kq_conformance.cli.documents import Reports, load_all, write_or_refuse
 
 __all__ = ["support"]
 
+_TOLD = 3  # differences that the complaint names
+
 
 @app.command()
 def support(
@@ -51,9 +53,10 @@ def support(
     if update is not None:
         write_or_refuse(target, tables.with_table(text, shown.updated(made)))
     elif stale := tables.differences(shown, made):
-        mend = shlex.join(["kq-conformance", "support", *map(str, reports), "--update", str(target)])
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"{target}: the support table is stale ({'; '.join(stale)}); mend it with: {mend}",
-            markup=False,
+        mend = shlex.join(
+            ["kq-conformance", "support", *map(str, reports), "--update", str(target)]
         )
+        more = f"; and {len(stale) - _TOLD} more" if len(stale) > _TOLD else ""
+        told = f"{target}: the table is stale ({'; '.join(stale[:_TOLD])}{more}); mend it: {mend}"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(told, markup=False)
         raise typer.Exit(FAILED)
