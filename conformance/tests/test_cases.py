@@ -103,14 +103,54 @@ def test_core_sweeps_every_codebook():
             assert f"de{op}/{book}/b{blocksize}/{dtype}/all-codes" in ids
 
 
-def test_full_asks_for_tails_of_every_length():
-    ids = {case.id for case in select(Profile.FULL, "*/tail-c*")}
-    for blocksize in (32, 64):
-        for cols in range(1, 2 * blocksize + 2):
-            assert f"quantize_4bit/nf4/b{blocksize}/float32/tail-c{cols}" in ids
-            assert f"dequantize_4bit/fp4/b{blocksize}/bfloat16/tail-c{cols}/nested" in ids
-            assert f"quantize_blockwise/{USUAL_MAP}/b{blocksize}/float16/tail-c{cols}" in ids
-            assert f"dequantize_blockwise/{USUAL_MAP}/b{blocksize}/float32/tail-c{cols}" in ids
+@pytest.mark.parametrize("blocksize", [32, 64])
+@pytest.mark.parametrize(
+    ("address", "suffix"),
+    [
+        ("quantize_4bit/nf4", ""),
+        ("dequantize_4bit/fp4", " nested"),
+        (f"quantize_blockwise/{USUAL_MAP}", ""),
+        (f"dequantize_blockwise/{USUAL_MAP}", ""),
+    ],
+)
+def test_full_asks_for_tails_of_every_length(address, suffix, blocksize):
+    case = by_id(f"{address}/b{blocksize}/bfloat16/every-tail")
+    assert case.profile is Profile.FULL
+    parts = case.problem(0).parts
+    assert {f"c{cols}{suffix}" for cols in range(1, 2 * blocksize + 2)} <= set(parts)
+
+
+class TestSeveral:
+    def asked(self, backend):
+        case = by_id("quantize_4bit/nf4/b32/float32/every-tail")
+        return run_case(backend.capabilities, Adapter(backend), case, Settings())
+
+    def test_each_part_is_judged(self):
+        finding = self.asked(ReferenceBackend())
+        assert finding.verdict == "pass"
+        assert {each.quantity for each in finding.judgements} == {
+            f"c{cols} {name}" for cols in range(1, 66) for name in ("absmax", "codes")
+        }
+
+    def test_a_wrong_part_is_named(self):
+        class Wrong(ReferenceBackend):
+            def quantize_4bit(self, A, packed, absmax, **options):
+                super().quantize_4bit(A, packed, absmax, **options)
+                if A.shape[1] == 40:
+                    absmax.zero_()
+
+        finding = self.asked(Wrong())
+        assert finding.verdict == "fail"
+        assert finding.failed.quantity == "c40 absmax"
+
+    def test_a_breach_is_named(self):
+        class Wrong(ReferenceBackend):
+            def quantize_4bit(self, A, packed, absmax, **options):
+                super().quantize_4bit(A, packed, absmax, **options)
+                if A.shape[1] == 40:
+                    A.zero_()
+
+        assert self.asked(Wrong()).message.startswith("c40: the input A was written")
 
 
 def test_selection_is_a_glob_over_ids():

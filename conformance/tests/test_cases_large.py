@@ -34,6 +34,7 @@ def test_one_wrong_element_anywhere_fails(name):
     asked = SMALL[name](Draw(1))
     outputs = asked.call(Adapter(ReferenceBackend()))
     assert all(each.passed for each in asked.judge(outputs, Strictness.EXACT))
+    rows = len(next(iter(outputs.values())).bits)
     for stored in outputs.values():
         flat = stored.bits.reshape(-1)
         for place in {0, flat.size // 2, flat.size - 1}:
@@ -41,7 +42,7 @@ def test_one_wrong_element_anywhere_fails(name):
             flat[place] ^= flip
             failed = [each for each in asked.judge(outputs, Strictness.EXACT) if not each.passed]
             assert failed
-            assert failed[0].worst.place[0] in (0, place * len(stored.bits) // flat.size)
+            assert failed[0].worst.place[0] in (0, place * rows // flat.size)
             flat[place] ^= flip
     assert all(each.passed for each in asked.judge(outputs, Strictness.EXACT))
 

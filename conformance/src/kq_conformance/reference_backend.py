@@ -332,15 +332,15 @@ class ReferenceBackend:
         for i, step in enumerate(steps):
             places = (i, len(params) + i)
             m, v = (
-                self.load_state(self.codes(codes[j]), self.load(absmax[j]), book)
+                self.load_state(self.codes(codes[j]).reshape(-1), self.load(absmax[j]), book)
                 for j, book in zip(places, books, strict=True)
             )
-            p, g = self.load(params[i]), self.load(grads[i])
+            p, g = (self.load(each).reshape(-1) for each in (params[i], grads[i]))
             p, m, v = self.adam(p, g, m, v, step, Hyper(**hyper))
-            self.store(params[i], p)
+            self.store(params[i], p.reshape(tuple(params[i].shape)))
             for j, state, book in zip(places, (m, v), books, strict=True):
                 new_codes, scales = self.code_state(state, book)
-                self.write(codes[j], new_codes)
+                self.write(codes[j], new_codes.reshape(tuple(codes[j].shape)))
                 self.store(absmax[j], scales)
 
 

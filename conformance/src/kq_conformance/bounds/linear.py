@@ -190,7 +190,7 @@ def _accept(
     rule = Rule(
         f"linear, weights as {form.name}",
         "|error| <= g(r) Σ|xw| + (k-1)u(1+g(r))(1+2g(k-1)) max(Σ+, Σ-), g(n) = nu/(1-nu),"
-        f" r = {form.roundings}, k products that are not zero; then rounded to {dtype}",
+        f" r = {form.roundings}, k products that are not zero; then rounded to the type of x",
         _SOURCE,
     )
     with np.errstate(invalid="ignore"):

@@ -9,7 +9,8 @@ from kq_conformance.bounds import Judgement, Strictness, accept_decoded, exact_s
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
-from kq_conformance.cases.matrices import LONG, MANY, tails
+from kq_conformance.cases.matrices import LONG, MANY, every_length, tail_lengths
+from kq_conformance.cases.several import Several
 from kq_conformance.cases.weights import Weights, plain_scales, random_weights
 from kq_conformance.floats import (
     FLOAT32,
@@ -129,9 +130,23 @@ def _dequantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Ca
     yield case("all-codes", quick, lambda draw: _all_codes_4bit(draw, quant_type, blocksize, dtype))
     # 300 rows: nested groups of 256 scales that begin inside a row and in different ones.
     yield case("nested", quick, shape(300, min(blocksize + 5, 70), nested=True))
-    for cols, profile in tails(blocksize, costly):
-        yield case(f"tail-c{cols}", profile, shape(3, cols, nested=False))
-        yield case(f"tail-c{cols}/nested", profile, shape(3, cols, nested=True))
+    for cols in tail_lengths(blocksize):
+        yield case(f"tail-c{cols}", costly, shape(3, cols, nested=False))
+        yield case(f"tail-c{cols}/nested", costly, shape(3, cols, nested=True))
+
+    def every_tail(draw: Draw) -> Several:
+        return Several(
+            {
+                f"c{cols}{' nested' if nested else ''}": Dequantize4bit(
+                    shape(3, cols, nested)(draw), dtype
+                )
+                for cols in every_length(blocksize)
+                for nested in (False, True)
+            }
+        )
+
+    if every_length(blocksize):
+        yield Case(f"{prefix}/every-tail", Profile.FULL, demand, every_tail)
     for rows, cols in ((0, 64), (3, 0)):
         yield case(f"empty-r{rows}-c{cols}", costly, shape(rows, cols, nested=False))
     if usual:
@@ -151,28 +166,37 @@ def _dequantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator
     demand = Demand("dequantize_blockwise", dtype, None, blocksize)
     code = store(CODE_MAPS[map_name](), "float32")
 
+    def problem(draw: Draw, cols: int, rows: int | None) -> DequantizeBlockwise:
+        scales = _special_scales(draw, dtype)
+        height = scales.size if rows is None else rows
+        codes = draw.integers(256, height, cols)
+        if cols >= 256:
+            codes[:, :256] = np.arange(256)
+        # The first block of row r has scale r, the second one scale r − 1, ...
+        blocks = np.arange(count_blocks(cols, blocksize))
+        absmax = scales[(np.arange(height)[:, None] - blocks) % scales.size]
+        return DequantizeBlockwise(
+            stored_bytes(codes), code, store(absmax, "float32"), dtype, blocksize
+        )
+
     def case(
         name: str, profile: Profile, cols: int, rows: int | None = None, mode: Mode = Mode.VALUES
     ) -> Case:
-        def make(draw: Draw) -> DequantizeBlockwise:
-            scales = _special_scales(draw, dtype)
-            height = scales.size if rows is None else rows
-            codes = draw.integers(256, height, cols)
-            codes[:, :256] = np.arange(cols)[:256] % 256
-            # The first block of row r has scale r, the second one scale r − 1, ...
-            blocks = np.arange(count_blocks(cols, blocksize))
-            absmax = scales[(np.arange(height)[:, None] - blocks) % scales.size]
-            return DequantizeBlockwise(
-                stored_bytes(codes), code, store(absmax, "float32"), dtype, blocksize
-            )
-
-        return Case(f"{prefix}/{name}", profile, demand, make, mode)
+        return Case(
+            f"{prefix}/{name}", profile, demand, lambda draw: problem(draw, cols, rows), mode
+        )
 
     usual = blocksize == 256 and map_name == "dynamic-signed"
     costly = Profile.CORE if usual else Profile.FULL
     yield case("all-codes", Profile.QUICK if usual else Profile.CORE, 600)
-    for cols, profile in tails(blocksize, costly):
-        yield case(f"tail-c{cols}", profile, cols)
+    for cols in tail_lengths(blocksize):
+        yield case(f"tail-c{cols}", costly, cols)
+
+    def every_tail(draw: Draw) -> Several:
+        return Several({f"c{cols}": problem(draw, cols, None) for cols in every_length(blocksize)})
+
+    if every_length(blocksize):
+        yield Case(f"{prefix}/every-tail", Profile.FULL, demand, every_tail)
     yield case("empty-r0-c64", costly, 64, rows=0)
     yield case("empty-r3-c0", costly, 0, rows=3)
     if usual:

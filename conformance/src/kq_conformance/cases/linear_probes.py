@@ -13,6 +13,7 @@ from kq_conformance.bounds import Interval, Judgement, Rule, Strictness
 from kq_conformance.cases.case import Case, Demand, Profile
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
+from kq_conformance.cases.several import Several
 from kq_conformance.cases.weights import Weights, plain_scales, random_weights
 from kq_conformance.floats import FORMATS, Array, Float64, Stored, store, values_of
 from kq_conformance.reference import codebook_4bit, count_blocks, pack, weights_4bit
@@ -30,6 +31,7 @@ _EXACT = Rule(
 _ROWS = (1, 3, 17)
 # `every-n`: N and K beyond all register tiles, K to two blocks and a tail.
 _EVERY_N, _EVERY_K = 40, 130
+_TOGETHER = 26  # values of K in one case
 
 
 @dataclass(frozen=True)
@@ -205,13 +207,19 @@ def _every_width_cases(demand: Demand) -> Iterator[Case]:
     quant_type, blocksize, dtype = demand.quant_type, demand.blocksize, demand.dtype
     assert quant_type is not None
     assert blocksize is not None
+
+    def problem(draw: Draw, M: int, K: int) -> EveryWidth:
+        weights = random_weights(draw, _EVERY_N, K, quant_type, blocksize, nested=False)
+        if demand.op == "linear_4bit":
+            return EveryWidth(Linear4bit(store(draw.bell(M, K), dtype), weights, None))
+        return EveryWidth(Linear4bitBackward(store(draw.bell(M, _EVERY_N), dtype), weights))
+
     for M in (1, 5):
-        for K in range(1, _EVERY_K + 1):
+        for first in range(1, _EVERY_K + 1, _TOGETHER):
+            depths = range(first, first + _TOGETHER)
 
-            def make(draw: Draw, M: int = M, K: int = K) -> EveryWidth:
-                weights = random_weights(draw, _EVERY_N, K, quant_type, blocksize, nested=False)
-                if demand.op == "linear_4bit":
-                    return EveryWidth(Linear4bit(store(draw.bell(M, K), dtype), weights, None))
-                return EveryWidth(Linear4bitBackward(store(draw.bell(M, _EVERY_N), dtype), weights))
+            def make(draw: Draw, M: int = M, depths: Sequence[int] = depths) -> Several:
+                return Several({f"k{K}": problem(draw, M, K) for K in depths})
 
-            yield Case(f"{_prefix(demand)}/every-n-m{M}-k{K}", Profile.FULL, demand, make)
+            name = f"every-n-m{M}-k{depths[0]}-to-{depths[-1]}"
+            yield Case(f"{_prefix(demand)}/{name}", Profile.FULL, demand, make)

@@ -1,10 +1,9 @@
 """Matrices that a quantizer may get wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
-from kq_conformance.cases.case import Profile
 from kq_conformance.cases.draw import Draw
 from kq_conformance.floats import FORMATS, Array, Float64, Stored, store
 from kq_conformance.reference import Codebook, count_blocks
@@ -15,12 +14,12 @@ __all__ = [
     "MATRICES",
     "anchored_sweep",
     "empty",
+    "every_length",
     "midpoints",
     "natural_sweep",
     "odd",
     "random",
     "tail_lengths",
-    "tails",
 ]
 
 Maker = Callable[[Draw, str, int], Stored]
@@ -119,17 +118,9 @@ def tail_lengths(blocksize: int) -> list[int]:
     return sorted(length for length in lengths if length > 0)
 
 
-def tails(blocksize: int, profile: Profile) -> Iterator[tuple[int, Profile]]:
-    """Row lengths to ask for, each with its profile: in FULL every one up to two blocks and one.
-
-    Args:
-        blocksize: in blocks of another size than 32 and 64 only `tail_lengths` are asked for.
-        profile: of `tail_lengths`.
-    """
-    chosen = tail_lengths(blocksize)
-    every = range(1, 2 * blocksize + 2) if blocksize in _EVERY_TAIL else ()
-    for length in sorted({*chosen, *every}):
-        yield length, profile if length in chosen else Profile.FULL
+def every_length(blocksize: int) -> range:
+    """Row lengths up to two blocks and one; none where blocks are too large to ask for all."""
+    return range(1, 2 * blocksize + 2) if blocksize in _EVERY_TAIL else range(0)
 
 
 def random(rows: int, cols: int) -> Maker:

@@ -28,6 +28,13 @@ __all__ = ["BiasGradient", "Check", "CompressStatistics", "Through"]
 
 _SOURCE = "conformance/README.md, 'Bounds'; Higham, ASNA, 2nd ed., eq. 3.5"
 
+_BIAS_GRADIENT = Rule(
+    "gradient of the bias",
+    "|error| <= nu/(1-nu) Σ|grad| over n + 1 rows, u = 2^-24; then rounded to its type",
+    _SOURCE,
+)
+_OFFSET = Rule("offset", "|error| <= nu/(1-nu) mean(absmax) of n scales, u = 2^-24", _SOURCE)
+
 
 class PublicFunctions(Subject, Protocol):
     """What `Subject.public` gives beyond the operations; see `kq_conformance.public`."""
@@ -133,13 +140,8 @@ class BiasGradient:
         u = FLOAT32.unit_roundoff
         radius = n * u / (1 - n * u) * np.abs(grad).sum(axis=0)
         exact = grad.sum(axis=0)
-        rule = Rule(
-            "gradient of the bias",
-            f"|error| <= nu/(1-nu) Σ|grad|, n = {n}, u = 2^-24; then {self.grad.dtype}",
-            _SOURCE,
-        )
         ends = exact - radius, exact + radius
-        accepted = Interval.rounded("grad_bias", exact, ends, self.grad.dtype, rule)
+        accepted = Interval.rounded("grad_bias", exact, ends, self.grad.dtype, _BIAS_GRADIENT)
         return accepted.judge(values_of(got))
 
 
@@ -196,8 +198,7 @@ class CompressStatistics:
         u = FLOAT32.unit_roundoff
         mean = np.asarray(absmax.mean())
         radius = n * u / (1 - n * u) * mean
-        rule = Rule("offset", f"|error| <= nu/(1-nu) mean(absmax), n = {n}, u = 2^-24", _SOURCE)
-        return Interval("offset", mean, mean - radius, mean + radius, rule)
+        return Interval("offset", mean, mean - radius, mean + radius, _OFFSET)
 
 
 def _as_row(stored: Stored) -> Stored:

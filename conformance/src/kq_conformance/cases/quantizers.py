@@ -7,9 +7,10 @@ import numpy as np
 
 from kq_conformance.bounds import Judgement, Strictness, accept_absmax, accept_codes
 from kq_conformance.cases import matrices
-from kq_conformance.cases.case import Case, Demand, Mode, Profile
+from kq_conformance.cases.case import Case, Demand, Mode, Problem, Profile
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.several import Several
 from kq_conformance.floats import FORMATS, Array, Float64, Stored, store, values_of
 from kq_conformance.reference import (
     FOUR_BIT_BLOCKSIZES,
@@ -82,8 +83,8 @@ def _makers(
         yield name, Profile.QUICK if usual and name == "random" else Profile.CORE, maker
     for rows, cols in ((0, 64), (3, 0), (0, 0)):
         yield f"empty-r{rows}-c{cols}", costly, matrices.empty(rows, cols)
-    for cols, profile in matrices.tails(blocksize, costly):
-        yield f"tail-c{cols}", profile, matrices.random(3, cols)
+    for cols in matrices.tail_lengths(blocksize):
+        yield f"tail-c{cols}", costly, matrices.random(3, cols)
     if blocksize > 1:
         yield "midpoints", Profile.CORE, matrices.midpoints(book)
 
@@ -106,15 +107,16 @@ def _quantize_4bit(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case
     prefix = f"quantize_4bit/{quant_type}/b{blocksize}/{dtype}"
     demand = Demand("quantize_4bit", dtype, quant_type, blocksize)
 
-    def case(name: str, profile: Profile, maker: matrices.Maker, mode: Mode = Mode.VALUES) -> Case:
-        def make(draw: Draw) -> Quantize4bit:
-            return Quantize4bit(maker(draw, dtype, blocksize), quant_type, blocksize)
+    def problem(draw: Draw, maker: matrices.Maker) -> Quantize4bit:
+        return Quantize4bit(maker(draw, dtype, blocksize), quant_type, blocksize)
 
-        return Case(f"{prefix}/{name}", profile, demand, make, mode)
+    def case(name: str, profile: Profile, maker: matrices.Maker, mode: Mode = Mode.VALUES) -> Case:
+        return Case(f"{prefix}/{name}", profile, demand, lambda draw: problem(draw, maker), mode)
 
     usual = blocksize == 64
     for name, profile, maker in _makers(blocksize, codebook_4bit(quant_type), usual):
         yield case(name, profile, maker)
+    yield from _every_tail(prefix, demand, problem, blocksize)
     for name, profile, maker in _sweeps(dtype, Profile.CORE if usual else Profile.FULL):
         yield case(name, profile, maker)
     if usual:
@@ -126,17 +128,16 @@ def _quantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[C
     demand = Demand("quantize_blockwise", dtype, None, blocksize)
     code = CODE_MAPS[map_name]()
 
-    def case(name: str, profile: Profile, maker: matrices.Maker, mode: Mode = Mode.VALUES) -> Case:
-        def make(draw: Draw) -> QuantizeBlockwise:
-            return QuantizeBlockwise(
-                maker(draw, dtype, blocksize), store(code, "float32"), blocksize
-            )
+    def problem(draw: Draw, maker: matrices.Maker) -> QuantizeBlockwise:
+        return QuantizeBlockwise(maker(draw, dtype, blocksize), store(code, "float32"), blocksize)
 
-        return Case(f"{prefix}/{name}", profile, demand, make, mode)
+    def case(name: str, profile: Profile, maker: matrices.Maker, mode: Mode = Mode.VALUES) -> Case:
+        return Case(f"{prefix}/{name}", profile, demand, lambda draw: problem(draw, maker), mode)
 
     usual = blocksize == 256 and map_name == "dynamic-signed"
     for name, profile, maker in _makers(blocksize, codebook_8bit(code), usual):
         yield case(name, profile, maker)
+    yield from _every_tail(prefix, demand, problem, blocksize)
     if blocksize > 1:
         # Each codebook at the default block size.
         for name, profile, maker in _sweeps(
@@ -145,6 +146,22 @@ def _quantize_blockwise(map_name: str, blocksize: int, dtype: str) -> Iterator[C
             yield case(name, profile, maker)
     if usual:
         yield from _behavior(case, dtype)
+
+
+def _every_tail(
+    prefix: str,
+    demand: Demand,
+    problem: Callable[[Draw, matrices.Maker], Problem],
+    blocksize: int,
+) -> Iterator[Case]:
+    """Rows of each length, in one case."""
+    lengths = matrices.every_length(blocksize)
+
+    def make(draw: Draw) -> Several:
+        return Several({f"c{cols}": problem(draw, matrices.random(3, cols)) for cols in lengths})
+
+    if lengths:
+        yield Case(f"{prefix}/every-tail", Profile.FULL, demand, make)
 
 
 def _behavior(case: Callable[..., Case], dtype: str) -> Iterator[Case]:
