@@ -284,7 +284,9 @@ class TestLinear:
             assert 0.4 < share < 0.6
 
     def test_every_width_is_every_width(self):
-        asked = problem("linear_4bit_backward/nf4/b64/float32/every-n-m5-k7")
+        several = problem("linear_4bit_backward/nf4/b64/float32/every-n-m5-k1-to-26")
+        assert list(several.parts) == [f"k{K}" for K in range(1, 27)]
+        asked = several.parts["k7"]
         backend = Adapter(ReferenceBackend())
         outputs = asked.call(backend)
         assert len(outputs) == 40
