@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 from dataclasses import replace
 
 import jsonschema
@@ -61,6 +62,18 @@ class TestExplaining:
         )
         for word in ("worst      codes[", "got        7", "expected", "allowed", "rule", "source"):
             assert word in text
+
+    def test_bits_are_shown_where_numbers_are_equal(self):
+        class OtherNan(ReferenceBackend):
+            def quantize_4bit(self, A, packed, absmax, **options):
+                super().quantize_4bit(A, packed, absmax, **options)
+                absmax[absmax.isnan()] = -math.nan
+
+        report = report_of(OtherNan(), "quantize_4bit/nf4/b64/float32/nonfinite")
+        text = explain(report.backend, report.findings[0], report.settings)
+        assert "note       got the bits 0xffc00000, expected 0x7fc00000" in text
+        (entry,) = report.to_dict()["cases"]
+        assert entry["results"][0]["worst"]["note"].endswith("expected 0x7fc00000")
 
     def test_a_waiver_shows(self):
         report = report_of(Wrong(), waivers=(WAIVER,))

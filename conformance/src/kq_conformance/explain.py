@@ -57,6 +57,7 @@ def _explain_judgement(judgement: Judgement) -> list[str]:
         f"  got        {worst.got!r}",
         f"  expected   {worst.expected!r}",
         f"  allowed    [{worst.lowest!r}, {worst.highest!r}]",
+        *([f"  note       {worst.note}"] if worst.note else []),
         f"  rule       {judgement.rule.name}: {judgement.rule.statement}",
         f"  source     {judgement.rule.source}",
     ]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kq_conformance import FORMAT_VERSION, __version__
-from kq_conformance.bounds import Judgement
+from kq_conformance.bounds import Judgement, Worst
 from kq_conformance.cases import Profile, address
 from kq_conformance.pool import Description
 from kq_conformance.runner import Finding, Settings, Verdict
@@ -197,11 +197,17 @@ def _judgement_to_dict(judgement: Judgement) -> dict[str, Any]:
         "tightness": _number(judgement.tightness),
     }
     if not judgement.passed and judgement.worst is not None:
-        worst = judgement.worst._asdict()
-        place = worst.pop("place")
-        ends = {key: v if math.isfinite(v) else str(v) for key, v in worst.items()}
-        entry["worst"] = {"place": list(place), **ends}
+        entry["worst"] = _worst_to_dict(judgement.worst)
     return entry
+
+
+def _worst_to_dict(worst: Worst) -> dict[str, Any]:
+    numbers = {name: getattr(worst, name) for name in ("got", "expected", "lowest", "highest")}
+    return {
+        "place": list(worst.place),
+        **{name: x if math.isfinite(x) else str(x) for name, x in numbers.items()},
+        **({"note": worst.note} if worst.note else {}),
+    }
 
 
 def _number(value: float) -> float | str:

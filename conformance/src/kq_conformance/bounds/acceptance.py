@@ -1,6 +1,6 @@
 """What a backend may answer, and how an answer is judged against it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +28,23 @@ class Rule(NamedTuple):
 
 
 class Worst(NamedTuple):
-    """The element of a result that came nearest to its bound, or farthest beyond it."""
+    """The element of a result that came nearest to its bound, or farthest beyond it.
+
+    Attributes:
+        place: its index.
+        got: the backend's answer.
+        expected: the reference's answer.
+        lowest: smallest allowed answer.
+        highest: largest allowed answer.
+        note: what the numbers do not show.
+    """
 
     place: tuple[int, ...]
     got: float
     expected: float
     lowest: float
     highest: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,14 @@ class Bits:
         usage = np.where(got.bits == self.expected.bits, 0.0, np.inf)
         expected = values_of(self.expected)
         shown = (values_of(got), expected, expected, expected)
-        return _judge(self.quantity, self.rule, usage, shown, {})
+        judged = _judge(self.quantity, self.rule, usage, shown, {})
+        if judged.passed or judged.worst is None:
+            return judged
+        # NaN has many bit patterns.
+        digits, place = 2 * got.bits.itemsize, judged.worst.place
+        patterns = [f"0x{each.bits[place]:0{digits}x}" for each in (got, self.expected)]
+        note = f"got the bits {patterns[0]}, expected {patterns[1]}"
+        return replace(judged, worst=judged.worst._replace(note=note))
 
 
 class Unrounded(NamedTuple):

@@ -22,6 +22,7 @@ class Violation:
         got: what the backend gave.
         expected: what the reference gives.
         allowed: the least and the largest allowed value.
+        note: what these numbers do not show; usually empty.
         count: how many elements are wrong, and by how much.
         rule: name and statement of the rule.
         source: where the rule is derived.
@@ -31,6 +32,7 @@ class Violation:
     got: str
     expected: str
     allowed: str
+    note: str
     count: str
     rule: str
     source: str
@@ -95,6 +97,7 @@ def _violation(document: dict[str, Any], result: dict[str, Any]) -> Violation:
         _text(worst["got"]),
         _text(worst["expected"]),
         _text(low) if low == high else f"{_text(low)} to {_text(high)}",
+        worst.get("note", ""),
         f"{result['violations']:,} of {result['elements']:,} elements wrong{times}",
         f"{result['rule']}: {rule['statement']}",
         rule["source"],
