@@ -87,7 +87,8 @@ def _judge(
     if usage.size == 0:
         return Judgement(quantity, rule, 0, 0, 0.0, None, figures)
     place = np.unravel_index(int(np.argmax(usage)), usage.shape)
-    worst = Worst(tuple(int(i) for i in place), *(float(each[place]) for each in shown))
+    got, expected, lowest, highest = (float(each[place]) for each in shown)
+    worst = Worst(tuple(int(i) for i in place), got, expected, lowest, highest)
     violations = int(np.count_nonzero(usage > 1))
     return Judgement(quantity, rule, violations, usage.size, float(usage[place]), worst, figures)
 
