@@ -25,7 +25,7 @@ PACKAGES = {
     ),
     "kq_conformance": (
         "conformance",
-        {"numpy", "typer", "rich", "jinja2", "pebble"}
+        {"numpy", "typer", "rich", "jinja2", "jsonschema", "pebble"}
         # Each where `test_the_suite_reaches_backends_in_few_places` says.
         | {"torch", "kq_functional", "pytest"},
     ),
