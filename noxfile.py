@@ -180,7 +180,7 @@ def certify_example(session: nox.Session, profile: str, reports: Path) -> str:
     )
     python, command = (str(environment / "bin" / name) for name in ("python", "kq-conformance"))
     session.run(
-        *("uv", "pip", "install", "--quiet", "--python", python, "pytest"),
+        *("uv", "pip", "install", "--quiet", "--python", python, "pytest", "pytest-markdown-docs"),
         *map(str, sorted(dist.glob("*.whl"))),
         external=True,
     )
@@ -190,8 +190,14 @@ def certify_example(session: nox.Session, profile: str, reports: Path) -> str:
     with session.chdir(source):
         session.run(python, "-m", "pytest", "-q", env=clean, external=True)
         session.run(
+            *(python, "-m", "pytest", "-q", "--markdown-docs", "-m", "markdown-docs", "README.md"),
+            env=clean,
+            external=True,
+        )
+        session.run(
             *(command, "run", "--backend", "numpy", "--profile", profile),
             *("-j", "2", "--json", report),
+            *(("--waivers", "waivers.toml") if profile == "full" else ()),
             env=clean,
             external=True,
         )

@@ -359,3 +359,15 @@ class TestOptimizer:
         assert np.isinf([bound.v.low[1], *bound.v.high]).all()
         assert bound.p.high[1] == g[1]
         assert adam(g, g, 0 * g, 0 * g, 1, Hyper())[0][1] == g[1]
+
+    def test_a_subnormal_product_may_be_divided_afterwards(self):
+        # p + value · m / denominator with value = −η/c₁, as torch's addcdiv has it: value · m loses
+        # bits that the division by ε brings back to the normal range.
+        m, zero = FLOAT32.round(one(1e-40)), one(0.0)
+        hyper, step = Hyper(eps=1e-8), 3
+        bound = enclose_adam(zero, zero, Enclosure.of(m), Enclosure.of(zero), step, hyper)
+        value = np.float32(-hyper.lr / (1 - hyper.beta1**step))
+        moment = np.float32(hyper.beta1) * m.astype(np.float32)
+        got = value * moment / np.float32(hyper.eps)
+        assert got < 0
+        assert bound.p.low <= got <= bound.p.high

@@ -123,7 +123,7 @@ def test_full_asks_for_tails_of_every_length(address, suffix, blocksize):
 class TestSeveral:
     def asked(self, backend):
         case = by_id("quantize_4bit/nf4/b32/float32/every-tail")
-        return run_case(backend.capabilities, Adapter(backend), case, Settings())
+        return run_case(backend, Adapter(backend), case, Settings())
 
     def test_each_part_is_judged(self):
         finding = self.asked(ReferenceBackend())
@@ -181,7 +181,7 @@ def test_a_run_neither_reads_nor_moves_the_generator_of_torch():
         before = torch.get_rng_state()
         for case in cases:
             inputs.append(case.problem(0).x.bits.tobytes())
-            assert run_case(backend.capabilities, subject, case, Settings()).verdict == "pass"
+            assert run_case(backend, subject, case, Settings()).verdict == "pass"
         assert torch.equal(torch.get_rng_state(), before)
     assert inputs[: len(cases)] == inputs[len(cases) :]
 

@@ -1,14 +1,17 @@
 """The command line as a user meets it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from kq_conformance import __version__
 from kq_conformance.cli import app
+from kq_conformance.cli import run as command
 
 REFERENCE = "kq_conformance.reference_backend:backend"
+PASSED = Path(__file__).parent / "golden" / "report-passed.json"
 SELECTION = "dequantize_4bit/nf4/b64/float??/all-codes"
 
 
@@ -79,6 +82,14 @@ def test_version():
             ("--backend", REFERENCE, "--json", "/no/such/folder/r.json"),
             "--json must name a file in",
         ),
+        (
+            ("--backend", REFERENCE, "--json", "/proc/report.json"),
+            "--json: /proc/report.json cannot be written: ",
+        ),
+        (
+            ("--backend", REFERENCE, "--json", "r" * 250),
+            "cannot be written: File name too long",
+        ),
         (("--backend", REFERENCE, "--device", "abacus"), "device 'abacus' cannot hold tensors"),
         (("--backend", REFERENCE, "--timeout", "0"), "--timeout must be a number of seconds above"),
         (
@@ -92,4 +103,32 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
     assert done.exit_code == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def vanish(*_arguments):
+        folder.rmdir()
+        return []
+
+    monkeypatch.setattr(command, "_run_all", vanish)
+    done = invoke("run", "--backend", REFERENCE, "--json", str(folder / "report.json"))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        f"error: {folder / 'report.json'} cannot be written: No such file"
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"cases": [1]}, {"run": {}}, {"rules": 1}])
+@pytest.mark.parametrize("name", ["render", "diff", "support"])
+def test_reports_of_another_layout_are_one_line_and_exit_code_2(tmp_path, name, change):
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(json.loads(PASSED.read_text(encoding="utf-8")) | change))
+    done = invoke(name, *[str(path)] * (2 if name == "diff" else 1))
+    assert done.exit_code == 2
+    assert f"report.json is not a valid report: $.{next(iter(change))}" in done.stderr
     assert len(done.stderr.splitlines()) == 1

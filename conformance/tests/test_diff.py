@@ -38,7 +38,8 @@ def invoke(*arguments):
 
 def test_nothing_changed():
     found = compare(PASSED, deepcopy(PASSED))
-    assert not any((found.conditions, found.verdicts, found.gone, found.added, found.growths))
+    assert not any((found.conditions, found.outcome, found.verdicts, found.waivers))
+    assert not any((found.gone, found.added, found.growths))
     assert not found.worse
 
 
@@ -72,6 +73,35 @@ def test_regressions_come_first():
         "linear_4bit/nf4/b128/float32/m1-n48-k130", "unsupported", "under-claim"
     )
     assert not compare(FAILED, PASSED).worse
+
+
+def expired_and_valid():
+    """Two reports with the same failure, of which the second waives it."""
+    expired = changed(NEAR, verdict="fail", message="known") | {"passed": False, "certifies": False}
+    valid = changed(NEAR, verdict="fail", message="known", waived="known") | {"waived": True}
+    waiver = FAILED["waivers"][0] | {"select": NEAR}
+    return (
+        expired | {"waivers": [waiver | {"state": "expired", "cases": 0}]},
+        valid | {"waivers": [waiver]},
+    )
+
+
+def test_waivers_and_the_outcome_are_compared():
+    expired, valid = expired_and_valid()
+    found = compare(expired, valid)
+    assert found.outcome == dict.fromkeys(("passed", "certifies", "waived"), (False, True))
+    assert found.waivers == [Change(NEAR, "fail", "fail", (False, True))]
+    assert not found.verdicts
+    assert not found.worse
+    assert compare(valid, expired).waivers == [Change(NEAR, "fail", "fail", (True, False))]
+
+
+def test_a_waived_failure_is_told_once():
+    _, valid = expired_and_valid()
+    found = compare(PASSED, valid)
+    assert found.verdicts == [Change(NEAR, "pass", "fail", (False, True))]
+    assert not found.waivers
+    assert found.outcome == {"waived": (False, True)}
 
 
 def test_cases_come_and_go():
@@ -136,8 +166,23 @@ def test_command_tells_what_got_worse():
     assert done.exit_code == 1
     lines = done.output.splitlines()
     assert any(f"{NEAR} " in line and "pass" in line and "fail" in line for line in lines)
-    assert lines[-1] == "7 worse, 1 other change of verdict"
+    assert lines[-1] == "7 worse, 1 other change of verdict, another outcome"
     assert invoke(FAILED_FILE, PASSED_FILE).exit_code == 0
+
+
+def test_command_tells_of_waivers_and_the_outcome(tmp_path):
+    paths = tmp_path / "old.json", tmp_path / "new.json"
+    for path, document in zip(paths, expired_and_valid(), strict=True):
+        path.write_text(to_json(document), encoding="utf-8")
+    done = invoke(*paths)
+    assert done.exit_code == 0
+    rows = [line.strip("│ ").split() for line in done.output.splitlines()]
+    for name in ("passed", "certifies", "waived"):
+        assert [name, "│", "no", "│", "yes"] in rows
+    assert [NEAR, "│", "fail", "│", "fail,", "waived"] in rows
+    assert done.output.splitlines()[-1] == "1 change of waiver, another outcome"
+    # The other way round, a run that passed does not any longer.
+    assert invoke(*reversed(paths)).exit_code == 1
 
 
 def test_command_says_what_tightness_means(tmp_path):

@@ -57,7 +57,17 @@ def test_needs_a_backend(suite):
     assert "kq_conformance needs --kq-backend" in done.stderr
 
 
-def test_a_backend_that_cannot_be_loaded_is_an_error(suite):
-    done = suite("--kq-backend", "nowhere", "--kq-select", SELECTION, "--kq-profile", "full")
-    assert done.returncode != 0
-    assert "'nowhere' is not registered" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kq-backend", "nowhere"), "'nowhere' is not registered"),
+        (("--kq-backend", REFERENCE, "--kq-select", "no/*"), "--kq-select 'no/*' matches no case"),
+        (("--kq-backend", REFERENCE, "--kq-timeout", "0"), "--kq-timeout must be a number of"),
+        (("--kq-backend", REFERENCE, "--kq-waivers", "none.toml"), "none.toml: No such file"),
+    ],
+)
+def test_bad_options_are_usage_errors(suite, options, message):
+    done = suite(*options)
+    assert done.returncode == 4
+    assert done.stderr.startswith("ERROR: ")
+    assert message in done.stderr

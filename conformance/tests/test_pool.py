@@ -12,6 +12,30 @@ CASE = "quantize_4bit/nf4/b4096/float32/random"
 OTHERS = ["quantize_4bit/nf4/b64/float32/random", "quantize_4bit/nf4/b64/float32/zeros"]
 
 
+ODD = """
+import sys
+from types import SimpleNamespace
+
+def odd(**changes):
+    usual = {"name": "odd", "version": "1", "capabilities": (), "describe": dict}
+    return SimpleNamespace(**(usual | changes))
+
+def leaves():
+    sys.exit(0)
+
+def breaks():
+    raise RuntimeError("first line\\nsecond line")
+
+nameless = odd(name=None)
+mute = odd(describe=lambda: None)
+vague = odd(capabilities=[1])
+wordy = odd(capabilities=[SimpleNamespace(
+    op="quantize_4bit", dtypes="float32", devices=None, quant_types=set(), blocksizes=None,
+    rules=set(),
+)])
+"""
+
+
 def mutant(name):
     return f"kq_conformance.mutants.processes:{name}"
 
@@ -34,9 +58,18 @@ def test_the_parent_learns_who_the_backend_is():
         ("nowhere", "cpu", BackendError, "is not registered"),
         ("no.such:thing", "cpu", BackendError, "No module named 'no'"),
         (REFERENCE, "abacus", ValueError, "cannot hold tensors"),
+        ("odd_backends:leaves", "cpu", BackendError, "ended with SystemExit: 0"),
+        ("odd_backends:breaks", "cpu", BackendError, "RuntimeError: first line$"),
+        ("odd_backends:nameless", "cpu", BackendError, "name must be a text .* got None"),
+        ("odd_backends:mute", "cpu", BackendError, "does not describe itself: TypeError"),
+        ("odd_backends:vague", "cpu", BackendError, "a capability must have the attribute 'op'"),
+        ("odd_backends:wordy", "cpu", BackendError, "dtypes of the capability .* must be a set"),
     ],
 )
-def test_what_cannot_be_loaded(name, device, error, message):
+def test_what_cannot_be_loaded(name, device, error, message, tmp_path, monkeypatch):
+    # A worker looks for modules in the working folder.
+    (tmp_path / "odd_backends.py").write_text(ODD)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         describe(name, device, 60)
 
@@ -44,7 +77,9 @@ def test_what_cannot_be_loaded(name, device, error, message):
 @pytest.mark.parametrize(
     ("name", "verdict", "message"),
     [
-        ("Exits", Verdict.CRASH, "ended the process with exit code"),
+        ("Exits", Verdict.CRASH, "ended the process with exit code 1"),
+        ("ExitsAsIfAllWereWell", Verdict.CRASH, "ended the process with exit code"),
+        ("RaisesSystemExit", Verdict.CRASH, "SystemExit: 0"),
         ("ReadsFromNowhere", Verdict.CRASH, "ended the process by SIGSEGV"),
         ("Hangs", Verdict.TIMEOUT, "no answer in 5 s"),
     ],

@@ -16,7 +16,7 @@ def case(case_id):
 
 
 def ask(subject_backend, each):
-    return run_case(subject_backend.capabilities, Adapter(subject_backend), each, Settings())
+    return run_case(subject_backend, Adapter(subject_backend), each, Settings())
 
 
 class Careless(ReferenceBackend):

@@ -142,6 +142,31 @@ def test_tables_of_markdown_are_whole():
             assert bars[0] == bars[1], (above, line)
 
 
+HOSTILE = "<script>alert(1)</script>|x\n# y"
+ESCAPED = r"\<script\>alert(1)\</script\>\|x \# y"
+
+
+def hostile():
+    copy = changed(PASSED, HOSTILE)
+    copy["backend"]["version"] = "1|0_"
+    return copy
+
+
+def test_names_are_escaped_in_markdown():
+    text = render_markdown([hostile()])
+    heading = ESCAPED.replace(r"\|", "|")  # which means nothing outside of a table
+    assert f"# kq conformance: {heading} 1|0\\_, avx2\n" in text
+    assert "<script>" not in text
+
+
+def test_names_are_escaped_on_the_page_on_tightness():
+    text = render_tightness([hostile(), PASSED], [ALL_LOOSE]).text
+    assert f"| {ESCAPED}, avx2 | 1\\|0\\_ | core |" in text
+    assert f"| format | dtype | {ESCAPED}, avx2 | fast, avx2 |" in text
+    assert f"| 0.5 ({ESCAPED}, avx2; fast, avx2) |" in text
+    assert "<script>" not in text
+
+
 class Page(HTMLParser):
     """What a page refers to, and whether its elements are closed in order."""
 

@@ -3,6 +3,8 @@
 import datetime
 import json
 import math
+import os
+import threading
 from dataclasses import replace
 
 import jsonschema
@@ -12,7 +14,7 @@ from kq_conformance.adapter import Adapter
 from kq_conformance.bounds import Strictness
 from kq_conformance.cases import Profile, address, select
 from kq_conformance.explain import explain, reproduction
-from kq_conformance.files import write_text
+from kq_conformance.files import try_target, write_text
 from kq_conformance.pool import Description
 from kq_conformance.reference_backend import ReferenceBackend
 from kq_conformance.report import Report, load, to_json
@@ -42,8 +44,7 @@ class Refusing(ReferenceBackend):
 def report_of(backend, pattern=QUANTIZE, waivers=(), **settings):
     chosen = Settings(**settings)
     findings = [
-        run_case(backend.capabilities, Adapter(backend), case, chosen)
-        for case in select(pattern=pattern)
+        run_case(backend, Adapter(backend), case, chosen) for case in select(pattern=pattern)
     ]
     return Report(
         "some.module:it", DESCRIBED, Profile.FULL, "*", chosen, 2, 60.0, findings, waivers, TODAY
@@ -182,6 +183,31 @@ class TestDocument:
         with pytest.raises(ValueError, match=message):
             load(path)
 
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"cases": [1]}, r"\$\.cases\[0\]: 1 is not of type 'object'"),
+            ({"run": {}}, r"\$\.run: '\w+' is a required property"),
+            ({"passed": "yes" * 999}, r"\$\.passed: .{,60} … .* is not of type 'boolean'"),
+            ({"rules": {"a\nb": 1}}, r"\$\.rules\['a b'\]: 1 is not of type 'object'"),
+        ],
+    )
+    def test_reports_of_another_layout_are_refused(self, tmp_path, change, complaint):
+        path = tmp_path / "report.json"
+        path.write_text(json.dumps(report_of(ReferenceBackend()).to_dict() | change))
+        with pytest.raises(ValueError, match=f"is not a valid report: {complaint}$") as caught:
+            load(path)
+        assert len(str(caught.value)) < len(str(path)) + 200
+        assert "\n" not in str(caught.value)
+
+    def test_incomplete_reports_are_refused(self, tmp_path):
+        document = report_of(ReferenceBackend()).to_dict()
+        del document["coverage"]
+        path = tmp_path / "report.json"
+        path.write_text(json.dumps(document))
+        with pytest.raises(ValueError, match="'coverage' is a required property"):
+            load(path)
+
     def test_missing_files_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="No such file"):
             load(tmp_path / "none.json")
@@ -194,6 +220,37 @@ def test_failed_writes_leave_the_old_file(tmp_path):
         write_text(path, "half \ud800")
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class TestSpecialTargets:
+    def test_pipes_are_written_to(self, tmp_path):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        read = []
+        reader = threading.Thread(target=lambda: read.append(path.read_text()), daemon=True)
+        reader.start()
+        try_target(path)
+        write_text(path, "text")
+        reader.join(10)
+        assert read == ["text"]
+        assert path.is_fifo()
+
+    def test_links_stay(self, tmp_path):
+        path, target = tmp_path / "link", tmp_path / "target"
+        path.symlink_to(target)
+        try_target(path)
+        write_text(path, "text")
+        assert path.is_symlink()
+        assert target.read_text() == "text"
+
+    def test_trying_changes_nothing(self, tmp_path):
+        path = tmp_path / "report.json"
+        try_target(path)
+        assert list(tmp_path.iterdir()) == []
+        path.write_text("old")
+        try_target(path)
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
 
 
 class TestAddress:

@@ -13,7 +13,7 @@ QUANTIZE = "quantize_4bit/nf4/b64/float32/random"
 
 def find(asked, pattern=QUANTIZE, **settings):
     case = next(select(pattern=pattern))
-    return run_case(asked.capabilities, Adapter(asked), case, Settings(**settings))
+    return run_case(asked, Adapter(asked), case, Settings(**settings))
 
 
 class Undeclared(ReferenceBackend):
@@ -36,13 +36,30 @@ class WrongUndeclared(Undeclared):
         absmax.zero_()
 
 
+class TooLate(Undeclared):
+    def quantize_4bit(self, _A, packed, _absmax, **_options):
+        packed.zero_()
+        raise NotImplementedError
+
+
+class BrokenUndeclared(Broken):
+    capabilities = ()
+
+
+class Without:
+    name, version, capabilities = "without", "1", ()
+
+
 @pytest.mark.parametrize(
     ("made", "verdict"),
     [
         (ReferenceBackend, Verdict.PASS),
         (Undeclared, Verdict.UNDER_CLAIM),
         (Refusing, Verdict.UNSUPPORTED),
-        (WrongUndeclared, Verdict.UNSUPPORTED),
+        (Without, Verdict.UNSUPPORTED),
+        (WrongUndeclared, Verdict.FAIL),
+        (TooLate, Verdict.FAIL),
+        (BrokenUndeclared, Verdict.CRASH),
         (Broken, Verdict.CRASH),
     ],
 )
@@ -56,6 +73,26 @@ def test_refusing_what_was_declared_is_an_over_claim():
     finding = find(refusing)
     assert finding.verdict is Verdict.OVER_CLAIM
     assert finding.message == "NotImplementedError: not here"
+
+
+def test_what_is_not_declared_must_be_refused_or_right():
+    finding = find(WrongUndeclared())
+    assert finding.message == "this is not declared, and was neither refused nor done right"
+    assert finding.failed is not None
+
+
+def test_a_message_that_cannot_be_read_is_no_obstacle():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    class Raising(ReferenceBackend):
+        def quantize_4bit(self, *_args, **_options):
+            raise Mute
+
+    finding = find(Raising())
+    assert finding.verdict is Verdict.CRASH
+    assert finding.message == "Mute: (its message cannot be read)"
 
 
 def test_without_probing_nothing_undeclared_is_called():
@@ -106,7 +143,6 @@ def test_what_cannot_be_reached_is_unsupported():
 
 def test_quick_passes_on_the_reference():
     findings = [
-        run_case(backend.capabilities, Adapter(backend), case, Settings())
-        for case in select(Profile.QUICK)
+        run_case(backend, Adapter(backend), case, Settings()) for case in select(Profile.QUICK)
     ]
     assert [each.case_id for each in findings if each.verdict is not Verdict.PASS] == []

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from kq_conformance.cli.app import app
 from kq_conformance.cli.schema import schema as command
-from kq_conformance.schema import report_schema
+from kq_conformance.schema import report_schema, report_validator
 
 GOLDEN = Path(__file__).parent / "golden"
 PASSED = json.loads((GOLDEN / "report-passed.json").read_text(encoding="utf-8"))
@@ -18,10 +18,13 @@ FAILED = json.loads((GOLDEN / "report-failed.json").read_text(encoding="utf-8"))
 
 
 def faults(document):
-    return [
-        "/".join(map(str, fault.path))
-        for fault in Draft202012Validator(report_schema()).iter_errors(document)
-    ]
+    """The places of all faults, by the schema as it is shipped and by our validator of it."""
+    shipped, ours = (
+        [(fault.json_path, fault.message) for fault in each.iter_errors(document)]
+        for each in (Draft202012Validator(report_schema()), report_validator())
+    )
+    assert shipped == ours
+    return ["/".join(map(str, fault.path)) for fault in report_validator().iter_errors(document)]
 
 
 def test_the_schema_is_a_schema():

@@ -108,6 +108,14 @@ def test_a_written_table_reads_the_same():
     assert with_table(text, table) == text
 
 
+def test_names_are_escaped():
+    table = support_table([named(PASSED, "<b>|my_x\n*\\"), named(FAILED, "slow")])
+    text = with_table(EMPTY, table)
+    assert r"| operation | format | \<b\>\|my\_x \*\\ | slow |" in text
+    assert in_text(text) == table
+    assert with_table(text, in_text(text)) == text
+
+
 def test_only_the_columns_of_the_reports_are_compared():
     shown = support_table([named(PASSED, "fast"), named(PASSED, "other")])
     assert differences(shown, support_table([named(PASSED, "fast")])) == []

@@ -57,6 +57,7 @@ def test_an_empty_file_waives_nothing(file):
         ("waiver = 3", "only .*waiver.* entries are accepted"),
         (TEXT.replace("reason", "because"), "waiver 1: must have the keys expires, link, reason"),
         (TEXT + TEXT.replace('"known"', '" "'), "waiver 2: reason must be a text"),
+        (TEXT.replace("https:", "javascript:"), "link must begin with https:// or http://"),
         (TEXT.replace("2027-01-31", '"never"'), "expires must be a date such as 2027-01-31"),
         (TEXT.replace("2027-01-31", "2027-01-31T10:00:00"), "expires must be a date"),
     ],

@@ -14,13 +14,14 @@ import pytest
 from pebble import ProcessPool
 
 from kq_conformance.bounds import Strictness
+from kq_conformance.cases import Profile, select
 from kq_conformance.discovery import BackendError
 from kq_conformance.explain import explain
 from kq_conformance.pool import Task, ask, describe, open_pool
 from kq_conformance.runner import Settings, Verdict
 from kq_conformance.waivers import Waiver, find_waiver, load_waivers
 
-__all__ = ["Asker", "open_asker"]
+__all__ = ["Asker", "check_options", "chosen_ids", "open_asker"]
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,41 @@ class Asker:
         pytest.fail(text, pytrace=False)
 
 
-@contextmanager
-def open_asker(config: pytest.Config) -> Iterator[Asker]:
-    """Load the backend of the command line in a worker.
+def chosen_ids(config: pytest.Config) -> list[str]:
+    """The ids of the cases that the command line asks for."""
+    profile = Profile[config.getoption("kq_profile").upper()]
+    return [case.id for case in select(profile, config.getoption("kq_select"))]
+
+
+def check_options(config: pytest.Config) -> None:
+    """Look at the options, and load the backend in a worker, before there is a test.
 
     Raises:
-        pytest.UsageError: if it, or the file of waivers, cannot be loaded.
+        pytest.UsageError: in one line, naming the option.
     """
     option = config.getoption
-    backend, device, timeout = option("kq_backend"), option("kq_device"), option("kq_timeout")
-    settings = Settings(option("kq_seed"), Strictness(option("kq_rules")), device)
-    path = option("kq_waivers")
+    if not option("kq_timeout") > 0:
+        raise pytest.UsageError(
+            f"--kq-timeout must be a number of seconds above 0, got {option('kq_timeout'):g}"
+        )
+    if not chosen_ids(config):
+        raise pytest.UsageError(f"--kq-select {option('kq_select')!r} matches no case")
     try:
-        waivers = () if path is None else load_waivers(path)
-        describe(backend, device, timeout)
+        _waivers(config)
+        describe(option("kq_backend"), option("kq_device"), option("kq_timeout"))
     except (BackendError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
+
+
+@contextmanager
+def open_asker(config: pytest.Config) -> Iterator[Asker]:
+    """The backend of the command line, with a worker of its own."""
+    option = config.getoption
+    settings = Settings(option("kq_seed"), Strictness(option("kq_rules")), option("kq_device"))
     with open_pool(1) as pool:
-        yield Asker(pool, backend, settings, timeout, waivers)
+        yield Asker(pool, option("kq_backend"), settings, option("kq_timeout"), _waivers(config))
+
+
+def _waivers(config: pytest.Config) -> tuple[Waiver, ...]:
+    path = config.getoption("kq_waivers")
+    return () if path is None else load_waivers(path)

@@ -9,20 +9,24 @@ from kq_conformance.runner import Verdict
 
 __all__ = ["Change", "Comparison", "Growth", "compare"]
 
+_OUTCOME = ("passed", "certifies", "waived")
+
 
 @dataclass(frozen=True)
 class Change:
-    """A case whose verdict is another one.
+    """A case whose verdict is another one, or the same but for a waiver.
 
     Attributes:
         case: its id.
         old: its verdict; empty if it was not asked.
         new: its verdict; empty if it is not asked any more.
+        waived: whether a waiver covered it, then and now.
     """
 
     case: str
     old: str
     new: str
+    waived: tuple[bool, bool] = (False, False)
 
     @property
     def worse(self) -> bool:
@@ -49,7 +53,9 @@ class Comparison:
     Attributes:
         conditions: what was not the same about the two runs: old and new value by name, empty
             where there is none.
+        outcome: "passed", "certifies" and "waived" where they are not the same, old and new.
         verdicts: changes of verdict, those for the worse first.
+        waivers: cases with the same verdict that are waived now and were not, or were and are not.
         gone: cases that are not asked any more.
         added: cases that were not asked.
         growths: cases whose tightness grew, the largest factor first.
@@ -57,7 +63,9 @@ class Comparison:
     """
 
     conditions: Mapping[str, tuple[str, str]]
+    outcome: Mapping[str, tuple[bool, bool]]
     verdicts: Sequence[Change]
+    waivers: Sequence[Change]
     gone: Sequence[Change]
     added: Sequence[Change]
     growths: Sequence[Growth]
@@ -89,17 +97,26 @@ def compare(old: dict[str, Any], new: dict[str, Any], factor: float = 2.0) -> Co
     before = {case["id"]: case for case in old["cases"]}
     after = {case["id"]: case for case in new["cases"]}
     both = [(before[id_], after[id_]) for id_ in before if id_ in after]
-    changes = [Change(a["id"], a["verdict"], b["verdict"]) for a, b in both]
+    changes = [_change(a, b) for a, b in both]
     verdicts = [each for each in changes if each.old != each.new]
     differing = [name for name in ("seed", "rules") if old["run"][name] != new["run"][name]]
     return Comparison(
         _conditions(old, new),
+        {name: (old[name], new[name]) for name in _OUTCOME if old[name] != new[name]},
         sorted(verdicts, key=lambda each: not each.worse),
-        [Change(id_, case["verdict"], "") for id_, case in before.items() if id_ not in after],
-        [Change(id_, "", case["verdict"]) for id_, case in after.items() if id_ not in before],
+        [each for each in changes if each.old == each.new and each.waived[0] != each.waived[1]],
+        [_change(case, None) for id_, case in before.items() if id_ not in after],
+        [_change(None, case) for id_, case in after.items() if id_ not in before],
         [] if differing else _growths(both, factor),
         f"the runs have other {' and '.join(differing)}" if differing else "",
     )
+
+
+def _change(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Change:
+    """One case of two reports; None where it was not asked."""
+    a, b = old or {}, new or {}
+    waived = ("waived" in a, "waived" in b)
+    return Change((a or b)["id"], a.get("verdict", ""), b.get("verdict", ""), waived)
 
 
 def _growths(both: Sequence[tuple[dict[str, Any], dict[str, Any]]], factor: float) -> list[Growth]:

@@ -1,13 +1,21 @@
 """Finding the backend under test, and reading what it declares."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from kq_conformance.cases import Demand
 
-__all__ = ["GROUP", "BackendError", "Declaration", "declares", "find_backend"]
+__all__ = [
+    "GROUP",
+    "BackendError",
+    "Declaration",
+    "declares",
+    "describe_backend",
+    "find_backend",
+    "in_words",
+]
 
 GROUP = "kq.backends"
 
@@ -27,6 +35,15 @@ class Declaration(Protocol):
     rules: frozenset[str]
 
 
+def in_words(error: BaseException) -> str:
+    """An exception in one line, whatever its own words do."""
+    try:
+        words = str(error).partition("\n")[0]
+    except Exception:
+        words = "(its message cannot be read)"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def find_backend(name: str) -> Any:
     """Load a backend by the name of its entry point, or as "package.module:object".
 
@@ -44,7 +61,7 @@ def find_backend(name: str) -> Any:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:
-            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+            raise BackendError(f"cannot load backend {name!r}: {in_words(error)}") from error
     else:
         points = {point.name: point for point in entry_points(group=GROUP)}
         if name not in points:
@@ -56,7 +73,7 @@ def find_backend(name: str) -> Any:
         try:
             found = points[name].load()
         except Exception as error:
-            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+            raise BackendError(f"cannot load backend {name!r}: {in_words(error)}") from error
     return _instance(name, found)
 
 
@@ -66,7 +83,7 @@ def _instance(name: str, found: Any) -> Any:
         try:
             found = found()
         except Exception as error:
-            raise BackendError(f"cannot load backend {name!r}: {error}") from error
+            raise BackendError(f"cannot load backend {name!r}: {in_words(error)}") from error
     if not _is_backend(found):
         raise BackendError(
             f"backend {name!r} is a {type(found).__name__} without name, version, capabilities"
@@ -78,6 +95,57 @@ def _instance(name: str, found: Any) -> Any:
 def _is_backend(found: Any) -> bool:
     names = ("name", "version", "capabilities", "describe")
     return not isinstance(found, type) and all(hasattr(found, each) for each in names)
+
+
+def describe_backend(argument: str, found: Any) -> tuple[str, str, dict[str, str]]:
+    """Name, version and description of a backend, once what it declares has been looked at.
+
+    Args:
+        argument: how the backend was named.
+        found: the backend.
+
+    Raises:
+        BackendError: naming what is not as `Declaration` and the contract say.
+    """
+    try:
+        described = dict(found.describe())
+        capabilities = tuple(found.capabilities)
+    except Exception as error:
+        raise BackendError(
+            f"backend {argument!r} does not describe itself: {in_words(error)}"
+        ) from error
+    for name in ("name", "version"):
+        text = getattr(found, name)
+        if not isinstance(text, str) or not text:
+            raise BackendError(
+                f"backend {argument!r}: {name} must be a text that is not empty, got {text!r}"
+            )
+    for capability in capabilities:
+        _check_capability(argument, capability)
+    texts = {str(key): str(value) for key, value in described.items()}
+    return found.name, found.version, texts
+
+
+_SETS = ("dtypes", "devices", "quant_types", "blocksizes", "rules")
+_MAY_BE_NONE = ("devices", "blocksizes")
+
+
+def _check_capability(argument: str, capability: Any) -> None:
+    for name in ("op", *_SETS):
+        if not hasattr(capability, name):
+            raise BackendError(
+                f"backend {argument!r}: a capability must have the attribute {name!r},"
+                f" got {capability!r}"
+            )
+    for name in _SETS:
+        value = getattr(capability, name)
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if isinstance(value, str) or not isinstance(value, Container):
+            raise BackendError(
+                f"backend {argument!r}: {name} of the capability {capability.op!r} must be a set,"
+                f" got {value!r}"
+            )
 
 
 def declares(capabilities: Iterable[Declaration], demand: Demand, device: str) -> bool:

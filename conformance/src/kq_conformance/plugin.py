@@ -30,9 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to run the suite on nothing."""
-    if "kq_conformance" in config.args and config.getoption("kq_backend") is None:
-        raise pytest.UsageError("kq_conformance needs --kq-backend NAME or package.module:object")
+    """Refuse to run the suite on nothing, or on what cannot be loaded."""
+    if config.getoption("kq_backend") is None:
+        if "kq_conformance" in config.args:
+            raise pytest.UsageError(
+                "kq_conformance needs --kq-backend NAME or package.module:object"
+            )
+        return
+    from kq_conformance.asker import check_options
+
+    check_options(config)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -43,11 +50,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     if "kq_case_id" in metafunc.fixturenames:
-        from kq_conformance.cases import Profile, select
+        from kq_conformance.asker import chosen_ids
 
-        option = metafunc.config.getoption
-        profile = Profile[option("kq_profile").upper()]
-        metafunc.parametrize("kq_case_id", [c.id for c in select(profile, option("kq_select"))])
+        metafunc.parametrize("kq_case_id", chosen_ids(metafunc.config))
 
 
 @pytest.fixture(scope="session")

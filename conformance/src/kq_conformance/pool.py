@@ -9,20 +9,22 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
-from kq_conformance.cases import Case, by_id
-from kq_conformance.discovery import BackendError, find_backend
+from kq_conformance.cases import by_id
+from kq_conformance.discovery import BackendError, describe_backend, find_backend, in_words
 from kq_conformance.runner import Finding, Settings, Verdict, run_case
 
 __all__ = ["Description", "Task", "ask", "describe", "open_pool", "run_tasks"]
 
 _PATIENCE_WITH_LARGE = 20  # times the timeout, for cases of gigabytes
+_ENDED = 86  # exit code of a worker whose backend asked for 0
 
 
 class Task(NamedTuple):
@@ -124,7 +126,12 @@ def _finding(task: Task, future: Future[Finding], timeout: float) -> Finding:
     try:
         return future.result()
     except TimeoutError:
-        message = f"no answer in {timeout:g} s"
+        # A fault is noted by Python code, which a foreign thread cannot run while the call holds on
+        # to the interpreter.
+        message = (
+            f"no answer in {timeout:g} s (so ends, too, a thread that touches a guard page while"
+            " the call holds the GIL: release it, or ask again with OMP_NUM_THREADS=1)"
+        )
         return Finding(task.case_id, Verdict.TIMEOUT, message=message, seconds=timeout)
     except ProcessExpired as error:
         message = _last_words(error.exitcode)
@@ -134,20 +141,21 @@ def _finding(task: Task, future: Future[Finding], timeout: float) -> Finding:
 
 
 def _last_words(code: int) -> str:
-    if code < 0:
-        return f"ended the process by {signal.Signals(-code).name}"
-    return f"ended the process with exit code {code}"
+    if code >= 0:
+        return f"ended the process with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-code}"
+    return f"ended the process by {name}"
 
 
 @contextmanager
 def open_pool(workers: int) -> Iterator[ProcessPool]:
     """A pool whose processes share the cores, and which is stopped when the context is left."""
     share = max(multiprocessing.cpu_count() // workers, 1)
-    # Read by a worker's OpenMP when torch loads. Threads of two workers share cores: let idle ones
-    # sleep.
-    for name, value in (("OMP_NUM_THREADS", str(share)), ("OMP_WAIT_POLICY", "passive")):
-        os.environ.setdefault(name, value)
-    pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(workers, initializer=_prepare, initargs=(share,), context=context)
     try:
         yield pool
         pool.close()
@@ -159,11 +167,26 @@ def open_pool(workers: int) -> Iterator[ProcessPool]:
 # What follows runs in a worker.
 
 
+def _prepare(threads: int) -> None:
+    """Set a new worker up; the clock of its first case does not run yet.
+
+    Args:
+        threads: for OpenMP, unless the environment says otherwise.
+    """
+    # Read when torch loads. Threads of two workers share cores: let idle ones sleep.
+    for name, value in (("OMP_NUM_THREADS", str(threads)), ("OMP_WAIT_POLICY", "passive")):
+        os.environ.setdefault(name, value)
+    # A worker that ends with exit code 0 is taken for one that was told to end.
+    leave = os._exit
+    os._exit = lambda status: leave(status or _ENDED)
+    sys.path.insert(0, "")  # a module in the working folder needs no installation
+    with suppress(ImportError):  # said when a backend is loaded
+        import_module("kq_conformance.adapter")
+
+
 @cache
 def _loaded(backend: str, device: str) -> tuple[Any, Any]:
     """The backend and its adapter."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a module in the working folder needs no installation
     found = find_backend(backend)
     from kq_conformance.adapter import Adapter
 
@@ -171,14 +194,19 @@ def _loaded(backend: str, device: str) -> tuple[Any, Any]:
 
 
 def _describe(backend: str, device: str) -> Description:
-    found, _ = _loaded(backend, device)
+    try:
+        found, _ = _loaded(backend, device)
+        described = describe_backend(backend, found)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise BackendError(f"loading backend {backend!r} ended with {in_words(error)}") from None
     from kq_conformance.adapter import torch_environment
 
-    described = {str(key): str(value) for key, value in found.describe().items()}
-    return Description(str(found.name), str(found.version), described, torch_environment(device))
+    return Description(*described, torch_environment(device))
 
 
 def _answer(task: Task) -> Finding:
-    found, subject = _loaded(task.backend, task.settings.device)
-    case: Case = by_id(task.case_id)
-    return run_case(tuple(found.capabilities), subject, case, task.settings)
+    try:
+        found, subject = _loaded(task.backend, task.settings.device)
+        return run_case(found, subject, by_id(task.case_id), task.settings)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        return Finding(task.case_id, Verdict.CRASH, message=in_words(error))

@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonschema.exceptions import best_match
 
 from kq_conformance import FORMAT_VERSION, __version__
 from kq_conformance.bounds import Judgement, Worst
 from kq_conformance.cases import Profile, address
 from kq_conformance.pool import Description
 from kq_conformance.runner import Finding, Settings, Verdict
-from kq_conformance.schema import report_schema
+from kq_conformance.schema import report_validator
 from kq_conformance.waivers import Waiver, find_waiver, waiver_state
 
-__all__ = ["SCHEMA_VERSION", "Report", "address", "load", "to_json"]
+__all__ = ["SCHEMA_VERSION", "Report", "load", "to_json"]
 
 SCHEMA_VERSION = 1
+
+_KEPT = 60  # letters at each end of a long complaint
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,14 @@ def load(path: Path) -> dict[str, Any]:
     if document.get("schema_version") != SCHEMA_VERSION:
         found = document.get("schema_version")
         raise ValueError(f"{path} has the schema version {found!r}, and {SCHEMA_VERSION} is read")
-    missing = [key for key in report_schema()["required"] if key not in document]
-    if missing:
-        raise ValueError(f"{path} is not a whole report: {missing[0]!r} is missing")
+    wrong = best_match(report_validator().iter_errors(document))
+    if wrong is not None:
+        place, message = _short(wrong.json_path), _short(wrong.message)
+        raise ValueError(f"{path} is not a valid report: {place}: {message}")
     return document
+
+
+def _short(text: str) -> str:
+    """One line; what is wrong stands at the end of a message, after a value of any length."""
+    line = " ".join(text.split())
+    return line if len(line) <= 2 * _KEPT else f"{line[:_KEPT]} … {line[-_KEPT:]}"

@@ -1,7 +1,7 @@
 """Asking a backend the cases, and turning each answer into a verdict."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from kq_conformance.bounds import Judgement, Strictness
 from kq_conformance.cases import Case, Mode, Problem
-from kq_conformance.discovery import Declaration, declares
+from kq_conformance.discovery import declares, in_words
 from kq_conformance.subject import (
     REFUSALS,
     ContractBreachError,
@@ -40,8 +40,7 @@ class Verdict(StrEnum):
         return self in (Verdict.PASS, Verdict.UNSUPPORTED, Verdict.UNDER_CLAIM)
 
 
-# More threads than this machine has cores are threads, too: the split of the work is what changes
-# it.
+# More threads than this machine has cores are threads, too: they split the work otherwise.
 _THREADS = (1, 2, 3)
 
 
@@ -93,19 +92,19 @@ class Finding:
         return 0.0 if self.tightest is None else self.tightest.tightness
 
 
-def run_case(
-    capabilities: Iterable[Declaration], subject: Subject, case: Case, settings: Settings
-) -> Finding:
+def run_case(backend: Any, subject: Subject, case: Case, settings: Settings) -> Finding:
     """Ask one question.
 
+    What is not declared must be refused; a backend may also have no such method at all.
+
     Args:
-        capabilities: what the backend has declared.
+        backend: for its `capabilities` and methods.
         subject: the backend behind the adapter.
         case: the question.
         settings: how to run.
     """
-    declared = declares(capabilities, case.demand, settings.device)
-    if not declared and not settings.probe:
+    declared = declares(backend.capabilities, case.demand, settings.device)
+    if not declared and not (settings.probe and hasattr(backend, case.demand.op)):
         return Finding(case.id, Verdict.UNSUPPORTED)
     problem = case.problem(settings.seed)
     start = time.perf_counter()
@@ -117,21 +116,24 @@ def run_case(
         outputs = _MODES[case.mode](problem, subject)
     except RouteMissingError as error:
         return finding(Verdict.UNSUPPORTED, message=str(error))
-    except Exception as error:
+    except ContractBreachError as error:
+        return finding(Verdict.FAIL, message=str(error))
+    except REFUSALS as error:
         if not declared:
             return finding(Verdict.UNSUPPORTED)
-        if isinstance(error, ContractBreachError):
-            return finding(Verdict.FAIL, message=str(error))
-        refused = isinstance(error, REFUSALS)
-        message = f"{type(error).__name__}: {error}"
-        return finding(Verdict.OVER_CLAIM if refused else Verdict.CRASH, message=message)
+        return finding(Verdict.OVER_CLAIM, message=in_words(error))
+    except Exception as error:
+        return finding(Verdict.CRASH, message=in_words(error))
     judgements = () if outputs is None else tuple(problem.judge(outputs, settings.strictness))
     failed = next((each for each in judgements if not each.passed), None)
-    if not declared:
-        honest = failed is not None or case.mode is Mode.REFUSAL
-        return finding(Verdict.UNSUPPORTED if honest else Verdict.UNDER_CLAIM)
-    verdict = Verdict.FAIL if failed else Verdict.PASS
-    return finding(verdict, judgements=judgements, failed=failed)
+    if failed is not None:
+        message = "" if declared else "this is not declared, and was neither refused nor done right"
+        return finding(Verdict.FAIL, judgements=judgements, failed=failed, message=message)
+    if declared:
+        return finding(Verdict.PASS, judgements=judgements)
+    # To refuse what must be refused is no ability.
+    refused = case.mode is Mode.REFUSAL
+    return finding(Verdict.UNSUPPORTED if refused else Verdict.UNDER_CLAIM)
 
 
 # Results to compare with the reference, or None where they have been compared with each other.

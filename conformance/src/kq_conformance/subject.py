@@ -36,8 +36,8 @@ class ContractBreachError(Exception):
 class RouteMissingError(Exception):
     """The public functions cannot be reached.
 
-    kq-functional is not installed, does not load the backend, or needs an operation for the call
-    that the backend does not declare.
+    kq-functional is not installed, or needs an operation for the call that the backend does not
+    declare.
     """
 
 

@@ -4,11 +4,13 @@ It holds only what is the same on every machine, so that a machine that lacks an
 still check the columns that it has a report for.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kq_conformance.render.matrix import ABSENT, Cell, matrix
+from kq_conformance.render.templating import in_table, plain
 from kq_conformance.render.view import columns
 
 __all__ = ["BEGIN", "END", "SupportTable", "differences", "in_text", "support_table", "with_table"]
@@ -25,6 +27,9 @@ _NOTES = {
     _PARTLY: "some block sizes or options only",
     _UNKNOWN: "no report of it yet",
 }
+
+_BAR = re.compile(r"(?<!\\)\|")  # between two cells
+_ESCAPED = re.compile(r"\\([^\w\s]|_)")  # in a head
 
 Key = tuple[str, str]  # operation and format
 
@@ -48,7 +53,8 @@ class SupportTable:
     def to_markdown(self) -> str:
         """The table with notes on the marks that occur in it."""
         names = list(self.columns)
-        lines = [_line(["operation", "format", *names]), "|" + "---|" * (len(names) + 2)]
+        heads = [in_table(plain(name)) for name in names]
+        lines = [_line(["operation", "format", *heads]), "|" + "---|" * (len(names) + 2)]
         for op, format_ in self.keys:
             cells = [self.text(name, (op, format_)) for name in names]
             lines.append(_line([f"`{op}`", format_, *cells]))
@@ -133,17 +139,19 @@ def in_text(text: str) -> SupportTable:
         ValueError: if the markers are not there.
     """
     rows = [
-        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        [cell.strip() for cell in _BAR.split(line.strip().strip("|"))]
         for line in _split(text)[1].splitlines()
         if line.startswith("|")
     ]
     if len(rows) < 2:
         return SupportTable((), {})
-    head, _, *body = rows
+    heads, _, *body = rows
     keys = [(row[0].strip("`"), row[1]) for row in body]
     found: dict[str, dict[Key, str]] = {
-        name: {key: row[at] for key, row in zip(keys, body, strict=True) if row[at] != _UNKNOWN}
-        for at, name in enumerate(head[2:], 2)
+        _ESCAPED.sub(r"\1", head): {
+            key: row[at] for key, row in zip(keys, body, strict=True) if row[at] != _UNKNOWN
+        }
+        for at, head in enumerate(heads[2:], 2)
     }
     return SupportTable(tuple(keys), found)
 

@@ -75,6 +75,10 @@ def _waiver(entry: Any, place: str) -> Waiver:
     for key in _TEXTS:
         if not isinstance(entry[key], str) or not entry[key].strip():
             raise ValueError(f"{place}: {key} must be a text that is not empty, got {entry[key]!r}")
+    if not entry["link"].startswith(("http://", "https://")):
+        raise ValueError(
+            f"{place}: link must begin with https:// or http://, got {entry['link']!r}"
+        )
     expires = entry["expires"]
     if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
         raise ValueError(f"{place}: expires must be a date such as 2027-01-31, got {expires!r}")

@@ -105,6 +105,20 @@ def test_module_object(plugin: Callable[[str, str], None]) -> None:
     assert sys.modules["kq_plugin_a"].Plugin.calls == 2
 
 
+def test_methods_may_belong_to_the_object(plugin: Callable[[str, str], None]) -> None:
+    plugin(
+        "kq_test_methods",
+        PLUGIN + "from types import SimpleNamespace\n\n"
+        "class Held:\n"
+        "    backend = SimpleNamespace(name='held', version='1', describe=dict,\n"
+        "        capabilities=Plugin.capabilities,\n"
+        "        quantize_blockwise=BACKEND.quantize_blockwise)\n",
+    )
+    with kq.use_backend("kq_test_methods:Held.backend"):
+        codes, _ = kq.quantize_blockwise(torch.ones(1, 64), blocksize=64)
+    assert codes.unique().numel() == 1
+
+
 def test_registered_plugin(
     plugin: Callable[[str, str], None], register: Callable[..., None]
 ) -> None:

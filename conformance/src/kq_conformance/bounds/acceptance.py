@@ -208,8 +208,7 @@ class Codes:
         lowest: lowest allowed rank (position in `book.order`).
         highest: highest allowed rank.
         usage: float64 [..., 2], error ÷ allowed error of choosing the rank below or above the
-            expected
-            one: the distance of the ratio from that midpoint in units of the margin.
+            expected one: the distance of the ratio from that midpoint in units of the margin.
         rule: the derivation.
     """
 

@@ -41,8 +41,7 @@ def scale_enclosure(
     """Double-quantized scales: nested_code[codes] · nested_absmax + offset.
 
     EXACT: the two float32 roundings of the format. MARGIN: each of the two steps may round in
-        either
-    direction or, in a fused multiply-add, not at all: the interval of the composition.
+    either direction or, in a fused multiply-add, not at all: the interval of the composition.
     """
     if strictness is Strictness.EXACT:
         return exact_scales(decode_scales(codes, nested_absmax, nested_code, offset))

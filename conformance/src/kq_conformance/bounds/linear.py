@@ -189,8 +189,9 @@ def _accept(
     estimate = _statistical if statistical else _worst_case
     rule = Rule(
         f"linear, weights as {form.name}",
-        "|error| <= g(r) Σ|xw| + (k-1)u(1+g(r))(1+2g(k-1)) max(Σ+, Σ-), g(n) = nu/(1-nu),"
-        f" r = {form.roundings}, k products that are not zero; then rounded to the type of x",
+        "|error| <= g(r,u) Σ|xw| + (1+g(r,u)) min((k-1)v(1+2g(k-1,v)) max(Σ+, Σ-), g(k-1,v) Σ|xw|)"
+        f" with g(n,u) = nu/(1-nu), u = 2^-24, r = {form.roundings}, v = u for float32 and 2u for"
+        " 16-bit x, k terms that are not zero, the bias one of them; then rounded to the type of x",
         _SOURCE,
     )
     with np.errstate(invalid="ignore"):

@@ -74,8 +74,9 @@ def enclose_adam(
     floor = Enclosure.of(np.full(p.shape, hyper.eps * correction2)).rounded(2)
     denominator = root.plus(floor)
     # Step size (three roundings if put together in float32), its product with m, the quotient.
+    # Roundings come where they happen: a product that is subnormal is divided afterwards.
     size = hyper.lr * correction2 / correction1
-    update = new_m.scaled(size).over(denominator).rounded(5)
+    update = new_m.scaled(size).rounded(4).over(denominator).rounded()
     return Step(param.plus(-update), new_m, new_v)
 
 

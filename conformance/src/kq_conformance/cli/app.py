@@ -10,7 +10,9 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-__all__ = ["FAILED", "UNUSABLE", "app", "check_target", "refuse"]
+from kq_conformance.files import try_target, write_text
+
+__all__ = ["FAILED", "UNUSABLE", "app", "check_target", "refuse", "write_or_refuse"]
 
 FAILED, UNUSABLE = 1, 2
 
@@ -25,5 +27,19 @@ def refuse(message: str) -> NoReturn:
 
 def check_target(option: str, path: Path | None) -> None:
     """Refuse a file that cannot be written, before work is done for it."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        refuse(f"{option} must name a file in an existing folder, got {str(path)!r}")
+    if path is None:
+        return
+    try:
+        if path.is_dir() or not path.parent.is_dir():
+            refuse(f"{option} must name a file in an existing folder, got {str(path)!r}")
+        try_target(path)
+    except OSError as error:
+        refuse(f"{option}: {path} cannot be written: {error.strerror or error}")
+
+
+def write_or_refuse(path: Path, text: str) -> None:
+    """Write a file whole; one that cannot be written ends the command."""
+    try:
+        write_text(path, text)
+    except OSError as error:
+        refuse(f"{path} cannot be written: {error.strerror or error}")

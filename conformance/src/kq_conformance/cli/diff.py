@@ -28,9 +28,10 @@ def diff(
         float, typer.Option(help="Tell of tightness that grew by more than this factor.")
     ] = 2.0,
 ) -> None:
-    """Compare two reports: verdicts, cases, tightness, and how the runs differed.
+    """Compare two reports: outcome, verdicts, waivers, cases, tightness, and how the runs differed.
 
-    Exit code 1: a case that passed is gone or does not pass any longer, or a case newly fails.
+    Exit code 1: a case that passed is gone or does not pass any longer, a case newly fails, or the
+    run as a whole passed (by a waiver, say) and does not any longer.
     """
     before, after = load_all([old, new])
     try:
@@ -41,7 +42,7 @@ def diff(
     if not console.is_terminal:
         console.width = _WIDE
     _show(console, found, factor)
-    if found.worse:
+    if found.worse or found.outcome.get("passed") == (True, False):
         raise typer.Exit(FAILED)
 
 
@@ -52,7 +53,13 @@ def _show(console: Console, found: Comparison, factor: float) -> None:
         for name, (a, b) in found.conditions.items():
             table.add_row(*map(Text, (name, a, b)))
         console.print(table)
+    if found.outcome:
+        table = Table("the outcome differs in", "old", "new")
+        for name, values in found.outcome.items():
+            table.add_row(name, *("yes" if value else "no" for value in values))
+        console.print(table)
     _show_changes(console, "verdict changed", found.verdicts)
+    _show_changes(console, "waiver changed", found.waivers)
     _show_changes(console, "gone", found.gone)
     _show_changes(console, "added", found.added)
     if found.growths:
@@ -79,17 +86,22 @@ def _show_changes(console: Console, head: str, changes: Sequence[Change]) -> Non
     table = Table(head, "old", "new")
     for each in told:
         style = "bold red" if each.worse else ""
-        table.add_row(Text(each.case, style=style), _verdict(each.old), _verdict(each.new))
+        table.add_row(Text(each.case, style=style), *_verdicts(each))
     console.print(table)
     if len(told) < len(changes):
         console.print(f"and {len(changes) - len(told)} more {head}", soft_wrap=True)
 
 
-def _verdict(verdict: str) -> Text:
+def _verdicts(change: Change) -> tuple[Text, Text]:
+    return _verdict(change.old, change.waived[0]), _verdict(change.new, change.waived[1])
+
+
+def _verdict(verdict: str, waived: bool) -> Text:
     if not verdict:
         return Text("none", style="dim")
     colors = {Verdict.PASS: "green", Verdict.UNSUPPORTED: "dim", Verdict.UNDER_CLAIM: "blue"}
-    return Text(verdict, style=colors.get(Verdict(verdict), "red"))
+    words = f"{verdict}, waived" if waived else verdict
+    return Text(words, style=colors.get(Verdict(verdict), "yellow" if waived else "red"))
 
 
 def _sentence(found: Comparison) -> str:
@@ -97,10 +109,11 @@ def _sentence(found: Comparison) -> str:
     numbers = {
         "worse": len(found.worse),
         "other change of verdict" if others == 1 else "other changes of verdict": others,
+        "change of waiver" if len(found.waivers) == 1 else "changes of waiver": len(found.waivers),
         "gone": len(found.gone),
         "added": len(found.added),
         "nearer to the bound": len(found.growths),
     }
-    return (
-        ", ".join(f"{n} {what}" for what, n in numbers.items() if n) or "no difference in results"
-    )
+    words = [f"{n} {what}" for what, n in numbers.items() if n]
+    words += ["another outcome"] if found.outcome else []
+    return ", ".join(words) or "no difference in results"

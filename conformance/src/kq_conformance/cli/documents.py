@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from kq_conformance.cli.app import refuse
-from kq_conformance.files import write_text
 from kq_conformance.report import load
 
-__all__ = ["Reports", "load_all", "write_or_refuse"]
+__all__ = ["Reports", "load_all"]
 
 Reports = Annotated[
     list[Path], typer.Argument(metavar="REPORT", help="Reports that `run --json` wrote.")
@@ -23,11 +22,3 @@ def load_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
         return [load(path) for path in paths]
     except ValueError as error:
         refuse(str(error))
-
-
-def write_or_refuse(path: Path, text: str) -> None:
-    """Write a file whole; one that cannot be written ends the command."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        refuse(f"{path} cannot be written: {error.strerror or error}")

@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from kq_conformance.cli.app import FAILED, app, check_target, refuse
-from kq_conformance.files import write_text
+from kq_conformance.cli.app import FAILED, app, check_target, refuse, write_or_refuse
 from kq_conformance.mutants import MUTANTS, Mutant
 from kq_conformance.mutants.document import to_markdown
 from kq_conformance.mutants.trial import Outcome, try_mutants
@@ -27,7 +26,7 @@ def mutants(
     ] = 1,
     select_: Annotated[str, typer.Option("--select", help="Glob over names of mutants.")] = "*",
     markdown: Annotated[
-        Path | None, typer.Option(help="Write the table of mutants and cases to this file.")
+        Path | None, typer.Option(help="Write the table of all mutants and cases to this file.")
     ] = None,
 ) -> None:
     """Run deliberately broken backends; exit code 1 if one survives the case that must kill it.
@@ -35,20 +34,21 @@ def mutants(
     Each case must also pass on the same backend without the mistake. The quick profile is run on
     each mutant to count what else kills it.
     """
+    if markdown is not None and select_ != "*":
+        refuse("--select and --markdown cannot be given together: the table has every mutant")
     chosen = [each for each in MUTANTS if fnmatchcase(each.name, select_)]
     if not chosen:
         refuse(f"--select {select_!r} matches no mutant")
     check_target("--markdown", markdown)
     outcomes = _run(chosen, workers)
-    if markdown is not None:
-        write_text(markdown, to_markdown(outcomes))
-
     console = Console(highlight=False)
     console.print(_table(outcomes))
     bad = [each for each in outcomes if each.complaint]
     for outcome in bad:
         console.print(f"{outcome.mutant.name}: {outcome.complaint}", markup=False, soft_wrap=True)
     console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} mutants died as they should")
+    if markdown is not None:
+        write_or_refuse(markdown, to_markdown(outcomes))
     if bad:
         raise typer.Exit(FAILED)
 

@@ -1,6 +1,7 @@
 """`kq-conformance run`: ask a backend the cases."""
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +13,10 @@ from rich.table import Table
 
 from kq_conformance.bounds import Strictness
 from kq_conformance.cases import Case, address
-from kq_conformance.cli.app import FAILED, app, check_target, refuse
+from kq_conformance.cli.app import FAILED, app, check_target, refuse, write_or_refuse
 from kq_conformance.cli.listing import ProfileOption, SelectOption, chosen_cases
 from kq_conformance.discovery import BackendError
 from kq_conformance.explain import explain
-from kq_conformance.files import write_text
 from kq_conformance.pool import Description, Task, describe, run_tasks
 from kq_conformance.report import Report, to_json
 from kq_conformance.runner import Finding, Settings, Verdict
@@ -76,7 +76,7 @@ def run(
     )
     _print(Console(soft_wrap=True, highlight=False), report)
     if json_ is not None:
-        write_text(json_, to_json(report.to_dict()))
+        write_or_refuse(json_, to_json(report.to_dict()))
     if not report.passed:
         raise typer.Exit(FAILED)
 
@@ -136,6 +136,13 @@ def _print(console: Console, report: Report) -> None:
         state, cases = waiver_state(waiver, report.findings, report.date)
         console.print(f"waiver {waiver.select!r} is {state} ({cases} cases)", markup=False)
     console.print(_summary(report))
+    unasked = Counter(
+        each.message
+        for each in report.findings
+        if each.verdict is Verdict.UNSUPPORTED and each.message
+    )
+    for reason, count in unasked.items():
+        console.print(f"{count} cases were not asked: {reason}", markup=False)
     words = ", ".join(f"{count} {name}" for name, count in report.counts.items() if count)
     kind = "certifies" if report.certifies else "does not certify"
     by = " with waivers" if report.certifies and report.waived else ""

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from kq_conformance import support as tables
-from kq_conformance.cli.app import FAILED, app, refuse
-from kq_conformance.cli.documents import Reports, load_all, write_or_refuse
+from kq_conformance.cli.app import FAILED, app, refuse, write_or_refuse
+from kq_conformance.cli.documents import Reports, load_all
 
 __all__ = ["support"]
 

@@ -5,6 +5,7 @@ What ends or stops a process happens at one block size only, so that the other c
 
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -65,6 +66,22 @@ class Exits(OtherAtLargeBlocks):
 
     def large(self) -> None:
         os._exit(1)
+
+
+@killed_by(_CASE, Verdict.CRASH)
+class ExitsAsIfAllWereWell(OtherAtLargeBlocks):
+    """An error path ends the process with exit code 0."""
+
+    def large(self) -> None:
+        os._exit(0)
+
+
+@killed_by(_CASE, Verdict.CRASH)
+class RaisesSystemExit(OtherAtLargeBlocks):
+    """An error path raises SystemExit, which most handlers of exceptions let pass."""
+
+    def large(self) -> None:
+        sys.exit(0)
 
 
 @killed_by(_CASE, Verdict.CRASH)

@@ -30,15 +30,13 @@ def _load(name: str) -> None:
     """Let kq-functional load the backend.
 
     Raises:
-        RouteMissingError: if it does not accept an object that is not registered as its backend.
-        ContractBreachError: if it does not accept one that is.
+        ContractBreachError: if it does not.
     """
     try:
         with warnings.catch_warnings(action="ignore"), kq.use_backend(name):
             pass
     except (ImportError, ValueError) as error:
-        failure = RouteMissingError if ":" in name else ContractBreachError
-        raise failure(f"kq-functional does not load the backend: {error}") from error
+        raise ContractBreachError(f"kq-functional does not load the backend: {error}") from error
 
 
 class PublicSubject(RoutedOperations):
@@ -50,8 +48,7 @@ class PublicSubject(RoutedOperations):
         route: how the tensors reach the functions.
 
     Raises:
-        RouteMissingError: if kq-functional cannot load an unregistered backend.
-        ContractBreachError: if it cannot load a registered one.
+        ContractBreachError: if kq-functional cannot load the backend.
     """
 
     def __init__(self, backend_name: str, device: str, route: Route) -> None:

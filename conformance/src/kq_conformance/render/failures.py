@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kq_conformance.bounds import Strictness
+from kq_conformance.cases import address
 from kq_conformance.explain import reproduction
 from kq_conformance.render.matrix import number
-from kq_conformance.report import address
 from kq_conformance.runner import Settings, Verdict
 
 __all__ = ["Failure", "Violation", "failures"]

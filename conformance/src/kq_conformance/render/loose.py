@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kq_conformance.cases import address
 from kq_conformance.render.explanations import LOOSE, Explanation
 from kq_conformance.render.matrix import Extreme, number
-from kq_conformance.report import address
 from kq_conformance.runner import Verdict
 
 __all__ = ["Group", "LooseCases", "loose_cases"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kq_conformance.report import address
+from kq_conformance.cases import address
 from kq_conformance.runner import Verdict
 
 __all__ = ["ABSENT", "Cell", "Extreme", "Matrix", "in_cell", "matrix", "number"]

@@ -5,7 +5,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["TEMPLATES", "figure"]
+__all__ = ["TEMPLATES", "figure", "in_table", "plain"]
 
 
 def figure(value: float) -> str:
@@ -22,12 +22,12 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
-def _in_table(text: str) -> str:
+def in_table(text: str) -> str:
     """Text that may stand in a cell of a Markdown table, which a bar or a new line would end."""
     return " ".join(str(text).split()).replace("|", r"\|")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of somebody else's, with what Markdown would take for markup escaped."""
     return re.sub(r"([\\`*_<>\[\]#])", r"\\\1", " ".join(text.split()))
 
@@ -41,7 +41,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(code=_code, in_table=_in_table, plain=_plain, figure=figure)
+    environment.filters.update(code=_code, in_table=in_table, plain=plain, figure=figure)
     return environment
 
 

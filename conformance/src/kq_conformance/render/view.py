@@ -57,7 +57,8 @@ def _name(document: dict[str, Any], version: str = "") -> str:
     """Backend and, where it is told, instruction set."""
     backend = document["backend"]
     isa = backend["description"].get("isa")
-    return f"{backend['name']}{version}" + (f", {isa}" if isa else "")
+    name = f"{backend['name']}{version}" + (f", {isa}" if isa else "")
+    return " ".join(name.split())
 
 
 def title(document: dict[str, Any]) -> str:

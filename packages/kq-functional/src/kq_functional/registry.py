@@ -8,6 +8,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from typing import Any
 
 from .backends.base import OPS, Backend, BackendNotInstalledError, Capability
@@ -99,8 +100,9 @@ def _check(backend: Any, source: str) -> Backend:
             raise ImportError(f"{source} is not a kq backend: it has no attribute {attribute!r}")
     for capability in backend.capabilities:
         _check_capability(capability, source)
-        method = getattr(type(backend), capability.op, None)
-        if method is None or method is getattr(Backend, capability.op):
+        method = getattr(backend, capability.op, None)
+        inherited = getattr(method, "__func__", None) is getattr(Backend, capability.op)
+        if method is None or inherited:
             raise ImportError(f"{source} declares {capability.op} but does not implement it")
     checked: Backend = backend
     return checked
@@ -119,7 +121,7 @@ def _resolve(name: str) -> tuple[str, Callable[[], Any]]:
         )
 
     def fetch() -> Any:
-        return getattr(importlib.import_module(module_name), attribute)
+        return attrgetter(attribute)(importlib.import_module(module_name))
 
     return name, fetch
 
