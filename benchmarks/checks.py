@@ -120,10 +120,8 @@ def linear_4bit(x: Tensor, packed: Tensor, absmax: Tensor, y: Tensor, blocksize:
     scales = reference.spread(float64(absmax[columns]), K, blocksize)
     values = reference.codebook_4bit("nf4").values[codes]
     dtype = dtype_name(x.dtype)
-    forms = [
-        bounds.WeightForm(form.name, form.value.T, form.radius.T)
-        for form in bounds.weight_forms(values, bounds.Enclosure.of(scales), dtype)
-    ]
+    enclosed = bounds.Enclosure.of(scales)
+    forms = [form.transposed for form in bounds.weight_forms(values, enclosed, dtype)]
     product = bounds.Product(float64(x), forms, None, dtype)
     return _judged(product.judge(float64(y[:, columns])))
 
