@@ -1,5 +1,7 @@
 #include "linear.h"
 
+#include <algorithm>
+
 #include "dispatch.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -7,12 +9,12 @@
 namespace kq {
 namespace {
 
-constexpr int64_t kColumnUnit = 24;  // a multiple of every kernel's tile, and even: codes come in pairs
 constexpr int64_t kWeightsPerThread = 32768;  // below, starting a thread costs more than it saves
-constexpr int64_t kMaxRows = 2048;            // bounds the scratch; decoding is long amortized by then
-constexpr int64_t kFloatsPerLine = 16;        // no two threads' scratch shares a cache line
+constexpr int64_t kMaxRows = 512;       // their sums fit the level-2 cache; decoding is amortized by then
+constexpr int64_t kFloatsPerLine = 16;  // no two threads' scratch shares a cache line
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+int64_t ceil_div(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
 
 size_t itemsize(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 
@@ -24,45 +26,45 @@ void* advance(void* p, DType dtype, int64_t elements) {
     return static_cast<char*>(p) + elements * static_cast<int64_t>(itemsize(dtype));
 }
 
-void few(const LinearProblem& p, const Kernels& kernels) {
+void few(const LinearProblem& p, const FewKernels& kernels) {
     const Geometry& g = p.weight.geometry;
-    const int64_t stride = kernels.few_stride(g.cols);
-    const int64_t per_thread = round_up(kernels.few_scratch(g), kFloatsPerLine);
+    const int64_t stride = kernels.stride(g.cols);
+    const int64_t per_thread = round_up(kernels.scratch(g), kFloatsPerLine);
     const int threads = thread_count(g.rows * g.cols, kWeightsPerThread, p.threads);
-    float* scratch = scratch_floats(kFewRows * stride + threads * per_thread);
-    float* scales = scratch + kFewRows * stride;
+    float* x = scratch_floats(kFewRows * stride + threads * per_thread);
+    float* scratch = x + kFewRows * stride;
     for (int64_t row = 0; row < p.m; row += kFewRows) {
         const int rows = static_cast<int>(p.m - row < kFewRows ? p.m - row : kFewRows);
-        kernels.pack_few(
-            {advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, g.cols, scratch});
-        const Linear4FewArgs args{scratch, rows, p.weight, p.bias, advance(p.out, p.dtype, row * g.rows),
-                                  p.dtype};
+        kernels.pack({advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, g.cols, x});
+        const Linear4FewArgs args{x, rows, p.weight, p.bias, advance(p.out, p.dtype, row * g.rows), p.dtype};
         parallel_ranges(g.rows, threads, [&](int64_t begin, int64_t end, int thread) {
-            kernels.linear_4bit_few(args, begin, end, scales + thread * per_thread);
+            kernels.multiply(args, begin, end, scratch + thread * per_thread);
         });
     }
 }
 
-void many(const LinearProblem& p, const Kernels& kernels, bool transposed) {
+void many(const LinearProblem& p, const ManyKernels& kernels, bool transposed) {
     const Geometry& g = p.weight.geometry;
     const int64_t depth = transposed ? g.rows : g.cols;
-    const int64_t outer = transposed ? g.cols : g.rows;
-    const int64_t units = (outer + kColumnUnit - 1) / kColumnUnit;
-    const int64_t most = p.m < kMaxRows ? p.m : kMaxRows;
+    const int64_t outputs = transposed ? g.cols : g.rows;
+    const int64_t passes = ceil_div(p.m, kMaxRows);
+    const int64_t most = ceil_div(p.m, passes);
     const int threads = thread_count(g.rows * g.cols, kWeightsPerThread, p.threads);
-    const int64_t packed = round_up(kernels.many_size(most, depth), kFloatsPerLine);
-    const int64_t per_thread = round_up(kernels.many_scratch(most), kFloatsPerLine);
+    const int64_t packed = round_up(kernels.packed(most, depth), kFloatsPerLine);
+    const int64_t per_thread = round_up(kernels.scratch(most), kFloatsPerLine);
     float* x = scratch_floats(packed + threads * per_thread);
-    for (int64_t row = 0; row < p.m; row += kMaxRows) {
-        const int64_t rows = p.m - row < kMaxRows ? p.m - row : kMaxRows;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+        const int64_t row = p.m * pass / passes;
+        const int64_t rows = p.m * (pass + 1) / passes - row;
         const PackArgs pack{advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, depth, x};
-        parallel_ranges(kernels.many_tiles(rows), threads,
-                        [&](int64_t begin, int64_t end, int) { kernels.pack_many(pack, begin, end); });
+        parallel_ranges(ceil_div(depth, kPackUnit), threads, [&](int64_t begin, int64_t end, int) {
+            kernels.pack(pack, begin * kPackUnit, std::min(end * kPackUnit, depth));
+        });
         const Linear4ManyArgs args{
-            x, rows, p.weight, transposed, p.bias, advance(p.out, p.dtype, row * outer), p.dtype};
-        parallel_ranges(units, threads, [&](int64_t begin, int64_t end, int thread) {
-            const int64_t last = end * kColumnUnit < outer ? end * kColumnUnit : outer;
-            kernels.linear_4bit_many(args, begin * kColumnUnit, last, x + packed + thread * per_thread);
+            x, rows, p.weight, transposed, p.bias, advance(p.out, p.dtype, row * outputs), p.dtype};
+        parallel_ranges(ceil_div(outputs, kOutputUnit), threads, [&](int64_t begin, int64_t end, int thread) {
+            kernels.multiply(args, begin * kOutputUnit, std::min(end * kOutputUnit, outputs),
+                             x + packed + thread * per_thread);
         });
     }
 }
@@ -73,15 +75,15 @@ void linear_4bit(const LinearProblem& p) {
     if (p.m == 0 || p.weight.geometry.rows == 0) return;
     const Kernels& table = kernels();
     if (p.m <= table.few_rows_limit) {
-        few(p, table);
+        few(p, table.few);
     } else {
-        many(p, table, false);
+        many(p, table.many, false);
     }
 }
 
 void linear_4bit_backward(const LinearProblem& p) {
     if (p.m == 0 || p.weight.geometry.cols == 0) return;
-    many(p, kernels(), true);
+    many(p, kernels().many, true);
 }
 
 }  // namespace kq

@@ -6,5 +6,5 @@
 KQ_KERNEL_TABLE(scalar, 4)
 #if KQ_X86
 KQ_KERNEL_TABLE(avx2, 4)
-KQ_KERNEL_TABLE(avx512, 8)
+KQ_KERNEL_TABLE(avx512, 4)
 #endif

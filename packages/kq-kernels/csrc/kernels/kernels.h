@@ -56,9 +56,9 @@ struct Weight4 {
     const Codebook4* book;
 };
 
-// Rows of x whose float32 values fit the order in which nibbles are decoded (see linear_4bit/few.inl.h).
+// Rows of x as pack of FewKernels stores them.
 struct Linear4FewArgs {
-    const float* x;  // [m, few_stride(k)], written by pack_few
+    const float* x;  // [m, stride(k)]
     int m;           // 1..kFewRows
     Weight4 weight;
     const void* bias;  // [n] of dtype, or null
@@ -66,15 +66,15 @@ struct Linear4FewArgs {
     DType dtype;
 };
 
-// A product with tiles of decoded weights: out[m, i] = sum over r of x[m, r] * w(i, r), where w(i, r) is
-// W[i, r] (forward) or W[r, i] (backward, transposed).
+// out[m, i] = sum over r of x[m, r] * w(i, r), where w(i, r) is W[i, r] (forward) or W[r, i] (backward,
+// transposed).
 struct Linear4ManyArgs {
-    const float* x;  // written by pack_many
+    const float* x;  // as pack of ManyKernels stores it
     int64_t m;
     Weight4 weight;
     bool transposed;
     const void* bias;
-    void* out;  // [m, outer] of dtype
+    void* out;  // [m, outputs] of dtype
     DType dtype;
 };
 
@@ -114,27 +114,35 @@ struct Adam8Args {
 
 constexpr int kFewRows = 4;
 
+// x W^T for at most kFewRows rows of x. `scratch` holds scratch(geometry) floats for each thread.
+struct FewKernels {
+    int64_t (*stride)(int64_t k);
+    int64_t (*scratch)(const Geometry&);
+    void (*pack)(const PackArgs&);
+    void (*multiply)(const Linear4FewArgs&, int64_t begin, int64_t end, float* scratch);
+};
+
+// Products for any number of rows, forward and backward. Columns of x are packed in any partition that begins
+// at multiples of kPackUnit; ranges of outputs begin at multiples of kOutputUnit.
+struct ManyKernels {
+    int64_t (*packed)(int64_t m, int64_t k);  // floats of packed x
+    int64_t (*scratch)(int64_t m);            // floats for each thread
+    void (*pack)(const PackArgs&, int64_t begin, int64_t end);
+    void (*multiply)(const Linear4ManyArgs&, int64_t begin, int64_t end, float* scratch);
+};
+
+constexpr int64_t kPackUnit = 64;
+constexpr int64_t kOutputUnit = 32;
+
 struct Kernels {
     void (*quantize_4bit)(const Quantize4Args&, int64_t block_begin, int64_t block_end);
     void (*dequantize_4bit)(const Dequantize4Args&, int64_t block_begin, int64_t block_end);
     void (*quantize_blockwise)(const Quantize8Args&, int64_t block_begin, int64_t block_end);
     void (*dequantize_blockwise)(const Dequantize8Args&, int64_t block_begin, int64_t block_end);
     void (*adam_8bit)(const Adam8Args&, int64_t block_begin, int64_t block_end);
-
-    // Few rows of x. `scratch` holds few_scratch(geometry) floats for each thread.
-    int64_t (*few_stride)(int64_t k);
-    int64_t (*few_scratch)(const Geometry&);
-    void (*pack_few)(const PackArgs&);
-    void (*linear_4bit_few)(const Linear4FewArgs&, int64_t n_begin, int64_t n_end, float* scratch);
-
-    // Any number of rows. Ranges of x are in tiles, ranges of the output in columns.
-    int64_t (*many_tiles)(int64_t m);
-    int64_t (*many_size)(int64_t m, int64_t k);
-    int64_t (*many_scratch)(int64_t m);
-    void (*pack_many)(const PackArgs&, int64_t tile_begin, int64_t tile_end);
-    void (*linear_4bit_many)(const Linear4ManyArgs&, int64_t begin, int64_t end, float* scratch);
-
-    // Rows of x up to which the few-rows kernel is the faster one (tables.cpp).
+    FewKernels few;
+    ManyKernels many;
+    // Rows of x up to which `few` is the faster one (tables.cpp).
     int few_rows_limit;
 };
 

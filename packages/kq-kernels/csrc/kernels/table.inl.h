@@ -3,24 +3,27 @@
 
 #include "kernels/kernels.h"
 
-#define KQ_KERNEL_TABLE(isa, few_rows_limit)                                                       \
-    namespace kq::isa {                                                                            \
-    void quantize_4bit(const Quantize4Args&, int64_t, int64_t);                                    \
-    void dequantize_4bit(const Dequantize4Args&, int64_t, int64_t);                                \
-    void quantize_blockwise(const Quantize8Args&, int64_t, int64_t);                               \
-    void dequantize_blockwise(const Dequantize8Args&, int64_t, int64_t);                           \
-    void adam_8bit(const Adam8Args&, int64_t, int64_t);                                            \
-    int64_t few_stride(int64_t);                                                                   \
-    int64_t few_scratch(const Geometry&);                                                          \
-    void pack_few(const PackArgs&);                                                                \
-    void linear_4bit_few(const Linear4FewArgs&, int64_t, int64_t, float*);                         \
-    int64_t many_tiles(int64_t);                                                                   \
-    int64_t many_size(int64_t, int64_t);                                                           \
-    int64_t many_scratch(int64_t);                                                                 \
-    void pack_many(const PackArgs&, int64_t, int64_t);                                             \
-    void linear_4bit_many(const Linear4ManyArgs&, int64_t, int64_t, float*);                       \
-    extern const Kernels kernels = {                                                               \
-        quantize_4bit, dequantize_4bit, quantize_blockwise, dequantize_blockwise, adam_8bit,       \
-        few_stride,    few_scratch,     pack_few,           linear_4bit_few,      many_tiles,      \
-        many_size,     many_scratch,    pack_many,          linear_4bit_many,     few_rows_limit}; \
+#define KQ_KERNEL_TABLE(isa, few_rows_limit)                                               \
+    namespace kq::isa {                                                                    \
+    void quantize_4bit(const Quantize4Args&, int64_t, int64_t);                            \
+    void dequantize_4bit(const Dequantize4Args&, int64_t, int64_t);                        \
+    void quantize_blockwise(const Quantize8Args&, int64_t, int64_t);                       \
+    void dequantize_blockwise(const Dequantize8Args&, int64_t, int64_t);                   \
+    void adam_8bit(const Adam8Args&, int64_t, int64_t);                                    \
+    int64_t few_stride(int64_t);                                                           \
+    int64_t few_scratch(const Geometry&);                                                  \
+    void few_pack(const PackArgs&);                                                        \
+    void few_multiply(const Linear4FewArgs&, int64_t, int64_t, float*);                    \
+    int64_t many_packed(int64_t, int64_t);                                                 \
+    int64_t many_scratch(int64_t);                                                         \
+    void many_pack(const PackArgs&, int64_t, int64_t);                                     \
+    void many_multiply(const Linear4ManyArgs&, int64_t, int64_t, float*);                  \
+    extern const Kernels kernels = {quantize_4bit,                                         \
+                                    dequantize_4bit,                                       \
+                                    quantize_blockwise,                                    \
+                                    dequantize_blockwise,                                  \
+                                    adam_8bit,                                             \
+                                    {few_stride, few_scratch, few_pack, few_multiply},     \
+                                    {many_packed, many_scratch, many_pack, many_multiply}, \
+                                    few_rows_limit};                                       \
     }

@@ -4,28 +4,32 @@
 // 4t brings nibble t of each into place, and that is weight 8j + (t ^ 1) because the first weight of a byte
 // is in its high nibble. x is stored in this order once per call, so the weights need no rearrangement. The
 // products use the bare codes; one more multiply-add per chunk applies the scales.
+//
+// FEW_GROUP rows of W are read side by side, so that a vector of x is loaded once for all of them.
 #pragma once
 
 #include "kernels/dtypes.inl.h"
 #include "kernels/kernels.h"
+#include "kernels/linear_4bit/scales.inl.h"
 
 namespace kq::KQ_ISA {
 
 constexpr int64_t kChunk = 8 * W;
+constexpr int64_t kChunkBytes = kChunk / 2;
 
 int64_t few_stride(int64_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
 
 // The scales of one row, and room for a load that reaches past the last.
-int64_t few_scratch(const Geometry& g) { return g.blocks_per_row() + 16; }
+static inline int64_t row_of_scales(const Geometry& g) { return g.blocks_per_row() + 16; }
+int64_t few_scratch(const Geometry& g) { return FEW_GROUP * row_of_scales(g); }
 
-void pack_few(const PackArgs& a) {
+// Stored as [chunk][nibble][row][word].
+void few_pack(const PackArgs& a) {
     with_float_type(a.dtype, [&](auto t) {
         using T = decltype(t);
-        const int64_t stride = few_stride(a.k);
         for (int64_t m = 0; m < a.m; ++m) {
             const T* x = static_cast<const T*>(a.x) + m * a.row_stride;
-            float* out = a.out + m * stride;
-            for (int64_t chunk = 0; chunk < stride; chunk += kChunk) {
+            for (int64_t chunk = 0; chunk < a.k; chunk += kChunk) {
                 float plain[kChunk];
                 for (int64_t i = 0; i < kChunk; i += W) {
                     const int64_t left = a.k - chunk - i;
@@ -36,78 +40,105 @@ void pack_few(const PackArgs& a) {
                               left > 0 ? load_n(x + chunk + i, static_cast<int>(left)) : set1(0.0f));
                     }
                 }
+                float* out = a.out + chunk * a.m + m * W;
                 for (int nibble = 0; nibble < 8; ++nibble) {
-                    for (int64_t j = 0; j < W; ++j) {
-                        out[chunk + nibble * W + j] = plain[8 * j + (nibble ^ 1)];
-                    }
+                    for (int64_t j = 0; j < W; ++j) out[nibble * a.m * W + j] = plain[8 * j + (nibble ^ 1)];
                 }
             }
         }
     });
 }
 
-template <int M>
-static inline void few_chunk(const uint8_t* words, const float* x, int64_t stride, f32 scale,
-                             const Table16& values, f32 (&acc)[M]) {
-    const i32 w = load_u32(words);
-    const f32 code[8] = {values[w],
-                         values[shift_right<4>(w)],
-                         values[shift_right<8>(w)],
-                         values[shift_right<12>(w)],
-                         values[shift_right<16>(w)],
-                         values[shift_right<20>(w)],
-                         values[shift_right<24>(w)],
-                         values[shift_right<28>(w)]};
-    for (int m = 0; m < M; ++m) {
-        f32 even = mul(code[0], load(x + m * stride));
-        f32 odd = mul(code[1], load(x + m * stride + W));
-        for (int nibble = 2; nibble < 8; nibble += 2) {
-            even = fma(code[nibble], load(x + m * stride + nibble * W), even);
-            odd = fma(code[nibble + 1], load(x + m * stride + (nibble + 1) * W), odd);
+template <int M, int R>
+struct FewSums {
+    f32 of[R][M];
+};
+
+// Adds the lowest nibble of each word times x and shifts it out. `FIRST` sets the sums.
+template <bool FIRST, int M, int R>
+static inline void few_nibble(i32 (&words)[R], const float* x, const Table16& values, FewSums<M, R>& sums) {
+    f32 rows[M];
+    for (int m = 0; m < M; ++m) rows[m] = load(x + m * W);
+    for (int r = 0; r < R; ++r) {
+        const f32 code = values[words[r]];
+        words[r] = shift_right<4>(words[r]);
+        for (int m = 0; m < M; ++m) {
+            sums.of[r][m] = FIRST ? mul(code, rows[m]) : fma(code, rows[m], sums.of[r][m]);
         }
-        acc[m] = fma(add(even, odd), scale, acc[m]);
+    }
+}
+
+template <int M, int R>
+static inline void few_chunk(i32 (&words)[R], const float* x, const f32 (&scale)[R], const Table16& values,
+                             FewSums<M, R>& total) {
+    FewSums<M, R> sums;
+    few_nibble<true>(words, x, values, sums);
+#pragma GCC unroll 8
+    for (int nibble = 1; nibble < 8; ++nibble) few_nibble<false>(words, x + nibble * M * W, values, sums);
+    for (int r = 0; r < R; ++r) {
+        for (int m = 0; m < M; ++m) total.of[r][m] = fma(sums.of[r][m], scale[r], total.of[r][m]);
+    }
+}
+
+// Outputs [n, n + R) of M rows.
+template <class T, int M, int R>
+static inline void few_group(const Linear4FewArgs& a, const Table16& values, const SpreadScales& spread,
+                             int64_t n, float* scales) {
+    const Geometry& g = a.weight.geometry;
+    const int64_t blocks = g.blocks_per_row();
+    const int64_t stride = row_of_scales(g);
+    const int64_t bytes = g.bytes_per_row();
+    const uint8_t* codes = a.weight.codes + n * bytes;
+    for (int r = 0; r < R; ++r) load_scales(a.weight.scales, (n + r) * blocks, blocks, scales + r * stride);
+    FewSums<M, R> total;
+    for (int r = 0; r < R; ++r) {
+        for (int m = 0; m < M; ++m) total.of[r][m] = set1(0.0f);
+    }
+    const auto add_chunk = [&](int64_t byte, const auto& words_of) {
+        i32 words[R];
+        f32 scale[R];
+        for (int r = 0; r < R; ++r) {
+            words[r] = words_of(codes + r * bytes + byte);
+            scale[r] = spread(scales + r * stride, 2 * byte);
+        }
+        few_chunk(words, a.x + 2 * byte * M, scale, values, total);
+    };
+    int64_t byte = 0;
+    for (; byte + kChunkBytes <= bytes; byte += kChunkBytes) {
+        add_chunk(byte, [&](const uint8_t* p) {
+            prefetch(p + R * bytes);  // the same place of the next group
+            return load_u32(p);
+        });
+    }
+    if (byte < bytes) {
+        add_chunk(byte, [&](const uint8_t* p) {
+            uint8_t tail[kChunkBytes] = {};
+            std::memcpy(tail, p, static_cast<size_t>(bytes - byte));
+            return load_u32(tail);
+        });
+    }
+    for (int m = 0; m < M; ++m) {
+        for (int r = 0; r < R; ++r) {
+            const f32 y = set1(sum(total.of[r][m]));
+            const T* bias = static_cast<const T*>(a.bias);
+            store_one(static_cast<T*>(a.out) + m * g.rows + n + r,
+                      bias == nullptr ? y : add(y, load_one(bias + n + r)));
+        }
     }
 }
 
 template <class T, int M>
 static void few_rows(const Linear4FewArgs& a, int64_t begin, int64_t end, float* scales) {
-    constexpr int64_t kChunkBytes = kChunk / 2;
-    constexpr int64_t kPrefetch = 2048;  // bytes ahead: the hardware prefetcher stops at a page's end
     const Geometry& g = a.weight.geometry;
-    const int64_t blocks = g.blocks_per_row();
-    const int64_t bytes = g.bytes_per_row();
-    const int64_t stride = few_stride(g.cols);
     const Table16 values(a.weight.book->values);
-    const int block_shift = __builtin_ctzll(static_cast<unsigned long long>(g.blocksize));
-    for (int64_t i = blocks; i < few_scratch(g); ++i) scales[i] = 0.0f;
-
-    for (int64_t n = begin; n < end; ++n) {
-        for (int64_t b = 0; b < blocks; ++b) scales[b] = scale_of_block(a.weight.scales, n * blocks + b);
-        const uint8_t* row = a.weight.codes + n * bytes;
-        f32 acc[M];
-        for (int m = 0; m < M; ++m) acc[m] = set1(0.0f);
-        int64_t byte = 0;
-        for (; byte + kChunkBytes <= bytes; byte += kChunkBytes) {
-            prefetch(row + byte + kPrefetch);
-            const f32 scale = spread_scales(scales + (2 * byte >> block_shift), g.blocksize);
-            few_chunk(row + byte, a.x + 2 * byte, stride, scale, values, acc);
-        }
-        if (byte < bytes) {
-            uint8_t tail[kChunkBytes] = {};
-            std::memcpy(tail, row + byte, static_cast<size_t>(bytes - byte));
-            const f32 scale = spread_scales(scales + (2 * byte >> block_shift), g.blocksize);
-            few_chunk(tail, a.x + 2 * byte, stride, scale, values, acc);
-        }
-        for (int m = 0; m < M; ++m) {
-            T* y = static_cast<T*>(a.out) + m * g.rows + n;
-            const f32 total = set1(sum(acc[m]));
-            const T* bias = static_cast<const T*>(a.bias);
-            store_one(y, bias == nullptr ? total : add(total, load_one(bias + n)));
-        }
-    }
+    const SpreadScales spread(g.blocksize);
+    for (int64_t i = 0; i < few_scratch(g); ++i) scales[i] = 0.0f;
+    int64_t n = begin;
+    for (; n + FEW_GROUP <= end; n += FEW_GROUP) few_group<T, M, FEW_GROUP>(a, values, spread, n, scales);
+    for (; n < end; ++n) few_group<T, M, 1>(a, values, spread, n, scales);
 }
 
-void linear_4bit_few(const Linear4FewArgs& a, int64_t begin, int64_t end, float* scratch) {
+void few_multiply(const Linear4FewArgs& a, int64_t begin, int64_t end, float* scratch) {
     static_assert(kFewRows == 4);
     with_float_type(a.dtype, [&](auto t) {
         using T = decltype(t);

@@ -10,7 +10,8 @@
 namespace kq::avx2 {
 
 constexpr int W = 8;
-constexpr int TILE = 6;  // 12 accumulators, 2 vectors of x and a broadcast in 16 registers
+constexpr int FEW_GROUP = 2;
+constexpr int TILE = 6;  // 12 accumulators, 2 vectors of weights and a broadcast in 16 registers
 
 using f32 = __m256;
 using i32 = __m256i;
@@ -210,6 +211,27 @@ static inline void unpack(const uint8_t* p, i32* first_half, i32* second_half) {
     *second_half = unpack_pairs(p + 4);
 }
 
+static inline f32 as_floats(i32 v) { return _mm256_castsi256_ps(v); }
+static inline i32 as_bits(f32 v) { return _mm256_castps_si256(v); }
+static inline i32 zero_i32() { return _mm256_setzero_si256(); }
+static inline void transpose(i32 (&rows)[W]) {
+    i32 t[W];
+    for (int i = 0; i < W; i += 2) {  // 32-bit, then 64-bit elements within halves
+        t[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4) {
+        for (int j = 0; j < 2; ++j) {
+            rows[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_permute2x128_si256(rows[i], rows[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2x128_si256(rows[i], rows[i + 4], 0x31);
+    }
+    for (int i = 0; i < W; ++i) rows[i] = t[i];
+}
 static inline i32 load_u32(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
@@ -217,10 +239,19 @@ template <int N>
 static inline i32 shift_right(i32 v) {
     return _mm256_srli_epi32(v, N);
 }
-static inline f32 spread_scales(const float* scales, int64_t blocksize) {
-    if (blocksize >= 64) return _mm256_set1_ps(scales[0]);
-    return _mm256_set_m128(_mm_set1_ps(scales[1]), _mm_set1_ps(scales[0]));
-}
+struct SpreadScales {
+    int shift;
+    i32 index;
+    explicit SpreadScales(int64_t blocksize)
+        : shift(__builtin_ctzll(static_cast<unsigned long long>(blocksize))),
+          index(_mm256_srl_epi32(_mm256_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56), _mm_cvtsi32_si128(shift))) {
+    }
+    f32 operator()(const float* scales, int64_t col) const {
+        return _mm256_permutevar_ps(
+            _mm256_broadcast_ps(reinterpret_cast<const __m128*>(scales + (col >> shift))), index);
+    }
+};
+static inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace kq::avx2

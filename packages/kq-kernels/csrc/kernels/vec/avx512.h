@@ -10,7 +10,8 @@
 namespace kq::avx512 {
 
 constexpr int W = 16;
-constexpr int TILE = 12;  // 24 accumulators, 2 vectors of x and a broadcast in 32 registers
+constexpr int FEW_GROUP = 4;
+constexpr int TILE = 14;  // 28 accumulators, 2 vectors of weights and a broadcast in 32 registers
 
 using f32 = __m512;
 using i32 = __m512i;
@@ -177,17 +178,53 @@ static inline void unpack(const uint8_t* p, i32* first_half, i32* second_half) {
     *second_half = unpack_pairs(p + 8);
 }
 
+static inline f32 as_floats(i32 v) { return _mm512_castsi512_ps(v); }
+static inline i32 as_bits(f32 v) { return _mm512_castps_si512(v); }
+static inline i32 zero_i32() { return _mm512_setzero_si512(); }
+static inline void transpose(i32 (&rows)[W]) {
+    i32 t[W];
+    for (int i = 0; i < W; i += 2) {  // 32-bit, then 64-bit elements within quarters
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4) {
+        for (int j = 0; j < 2; ++j) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    }
+    // Quarter q of rows[4 b + i] holds rows 4 b..4 b + 3 of column 4 q + i: quarters are transposed last.
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        rows[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
 static inline i32 load_u32(const uint8_t* p) { return _mm512_loadu_si512(p); }
 template <int N>
 static inline i32 shift_right(i32 v) {
     return _mm512_srli_epi32(v, N);
 }
-static inline f32 spread_scales(const float* scales, int64_t blocksize) {
-    if (blocksize >= 128) return _mm512_set1_ps(scales[0]);
-    const i32 lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const i32 index = _mm512_srli_epi32(lanes, blocksize == 64 ? 3 : 2);
-    return _mm512_permutexvar_ps(index, _mm512_castps128_ps512(_mm_loadu_ps(scales)));
-}
+struct SpreadScales {
+    int shift;
+    i32 index;
+    explicit SpreadScales(int64_t blocksize)
+        : shift(__builtin_ctzll(static_cast<unsigned long long>(blocksize))),
+          index(_mm512_srl_epi32(
+              _mm512_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120),
+              _mm_cvtsi32_si128(shift))) {}
+    f32 operator()(const float* scales, int64_t col) const {
+        return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(scales + (col >> shift))), index);
+    }
+};
+static inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace kq::avx512

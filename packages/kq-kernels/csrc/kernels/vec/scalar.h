@@ -15,8 +15,10 @@
 namespace kq::scalar {
 
 constexpr int W = 1;
-// Rows of weights in a tile of the matrix product: as many as keep all accumulators in registers.
+// Rows of x in a tile of a matrix product: as many as keep all accumulators, 2 W wide, in registers.
 constexpr int TILE = 4;
+// Rows of W that a product with few rows of x reads side by side.
+constexpr int FEW_GROUP = 1;
 
 using f32 = float;
 using i32 = int32_t;
@@ -152,6 +154,10 @@ static inline void unpack(const uint8_t* p, i32* first, i32* second) {
     *second = *p & 15;
 }
 
+static inline f32 as_floats(i32 v) { return float_from_bits(static_cast<uint32_t>(v)); }
+static inline i32 as_bits(f32 v) { return static_cast<i32>(bits_of(v)); }
+static inline i32 zero_i32() { return 0; }
+static inline void transpose(i32 (&)[W]) {}
 static inline i32 load_u32(const uint8_t* p) {
     i32 v;
     std::memcpy(&v, p, 4);
@@ -161,8 +167,13 @@ template <int N>
 static inline i32 shift_right(i32 v) {
     return static_cast<i32>(static_cast<uint32_t>(v) >> N);
 }
-// Lane i of the result is scales[8 * i / blocksize].
-static inline f32 spread_scales(const float* scales, int64_t) { return scales[0]; }
-static inline void prefetch(const void*) {}
+// The scales of 8 W weights from column `col` on: lane i has that of weight col + 8 i. May load 16 scales.
+struct SpreadScales {
+    int64_t blocksize;
+    explicit SpreadScales(int64_t size) : blocksize(size) {}
+    f32 operator()(const float* scales, int64_t col) const { return scales[col / blocksize]; }
+};
+static inline void prefetch(const void*) {}     // to the level-1 cache
+static inline void prefetch_l2(const void*) {}  // to the level-2 cache
 
 }  // namespace kq::scalar
