@@ -18,29 +18,41 @@ constexpr int64_t kCachedRows = 48;
 static_assert(kPassOutputs % kOutputs == 0 && kOutputUnit % kOutputs == 0);
 static inline int64_t pass_outputs(int64_t m) { return m <= kCachedRows ? kOutputs : kPassOutputs; }
 
-static inline int64_t tiles(int64_t m) { return (m + TILE - 1) / TILE; }
-static inline int64_t tile_begin(int64_t m, int64_t tile) { return m * tile / tiles(m); }
+// The cut of m rows into tiles: the first `taller` ones have `height` + 1 rows, the others `height`.
+struct Tiling {
+    int64_t count, height, taller;
+    explicit Tiling(int64_t m)
+        : count((m + TILE - 1) / TILE), height(count == 0 ? 0 : m / count), taller(m - count * height) {}
+    int64_t begin(int64_t tile) const { return tile * height + (tile < taller ? tile : taller); }
+    int64_t height_of(int64_t tile) const { return height + (tile < taller ? 1 : 0); }
+};
 
 int64_t many_packed(int64_t m, int64_t depth) { return m * depth; }
 int64_t many_scratch(int64_t m) { return kSliver + pass_outputs(m) * m; }
 
-// W columns of `rows` rows of x, at most W, to out[column * height + row].
+// Up to W columns of up to W rows of x, to out[column * height + row].
 template <class T>
 static inline void pack_square(const T* x, int64_t row_stride, int rows, int columns, int64_t height,
                                float* out) {
     i32 square[W];
+    const bool whole = columns == W;
+#pragma GCC unroll 16
     for (int j = 0; j < W; ++j) {
-        const T* row = x + j * row_stride;
-        square[j] = j >= rows ? zero_i32() : as_bits(columns == W ? load(row) : load_n(row, columns));
+        const T* row = x + (j < rows ? j : rows - 1) * row_stride;  // what is too much is not stored
+        square[j] = as_bits(whole ? load(row) : load_n(row, columns));
         prefetch(row + kPackUnit);
     }
     transpose(square);
+    if (whole && rows < W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store_n(out + i * height, as_floats(square[i]), rows);
+        return;
+    }
     for (int i = 0; i < columns; ++i) {
-        const f32 column = as_floats(square[i]);
         if (rows == W) {
-            store(out + i * height, column);
+            store(out + i * height, as_floats(square[i]));
         } else {
-            store_n(out + i * height, column, rows);
+            store_n(out + i * height, as_floats(square[i]), rows);
         }
     }
 }
@@ -49,9 +61,10 @@ void many_pack(const PackArgs& a, int64_t begin, int64_t end) {
     static_assert(kDepth % W == 0 && kPackUnit % W == 0);
     with_float_type(a.dtype, [&](auto t) {
         using T = decltype(t);
-        for (int64_t tile = 0; tile < tiles(a.m); ++tile) {
-            const int64_t first = tile_begin(a.m, tile);
-            const int64_t height = tile_begin(a.m, tile + 1) - first;
+        const Tiling tiling(a.m);
+        for (int64_t tile = 0; tile < tiling.count; ++tile) {
+            const int64_t first = tiling.begin(tile);
+            const int64_t height = tiling.height_of(tile);
             for (int64_t k = begin; k < end; k += W) {
                 const int64_t r0 = k / kDepth * kDepth;
                 const int64_t reduce = a.k - r0 < kDepth ? a.k - r0 : kDepth;
@@ -89,6 +102,7 @@ static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, f
     const int64_t out_stride = TRANSPOSED ? g.cols : g.rows;
     const Table16 values(a.weight.book->values);
     const T* bias = static_cast<const T*>(a.bias);
+    const Tiling tiling(a.m);
     float* sliver = scratch;
     int64_t r0 = 0;
     do {  // once for an empty sum
@@ -97,9 +111,9 @@ static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, f
             const int64_t count = outer - i < kOutputs ? outer - i : kOutputs;
             float* sums = scratch + kSliver + i * a.m;
             decode_sliver<TRANSPOSED>(a.weight, values, i0 + i, count, r0, reduce, sliver);
-            for (int64_t tile = 0; tile < tiles(a.m); ++tile) {
-                const int64_t first = tile_begin(a.m, tile);
-                const int64_t height = tile_begin(a.m, tile + 1) - first;
+            for (int64_t tile = 0; tile < tiling.count; ++tile) {
+                const int64_t first = tiling.begin(tile);
+                const int64_t height = tiling.height_of(tile);
                 float* c = sums + first * kOutputs;
                 kMultiplyTile[height - 1](a.x + r0 * a.m + first * reduce, sliver, reduce, r0 > 0, c);
                 if (r0 + kDepth < depth) continue;

@@ -1,4 +1,4 @@
-// The scales of neighbouring blocks, plain or double quantized.
+// The scales of several blocks at a time, plain or double quantized.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -27,6 +27,17 @@ static inline void load_scales(const Scales& s, int64_t first, int64_t count, fl
             store_n(out + i, add(mul(values[load_u8_n(s.codes + first + i, n)], scale), offset), n);
             i = stop;
         }
+    }
+}
+
+// The same for blocks `stride` apart: those of a column of blocks.
+static inline void load_scales_apart(const Scales& s, int64_t first, int64_t stride, int64_t count,
+                                     float* out) {
+    if (s.absmax != nullptr) {
+        const float* absmax = s.absmax + first;
+        for (int64_t i = 0; i < count; ++i) out[i] = absmax[i * stride];
+    } else {
+        for (int64_t i = 0; i < count; ++i) out[i] = scale_of_block(s, first + i * stride);
     }
 }
 

@@ -8,7 +8,7 @@
 // i is a column, and codes come in the right order.
 #pragma once
 
-#include "kernels/kernels.h"
+#include "kernels/linear_4bit/scales.inl.h"
 
 namespace kq::KQ_ISA {
 
@@ -16,7 +16,7 @@ constexpr int64_t kOutputs = 2 * W;
 constexpr int64_t kDepth = 128;  // 16 KiB of weights with the widest vectors: half of a level-1 cache
 constexpr int64_t kSliver = kOutputs * kDepth;
 constexpr int64_t kMinBlock = 32;  // of 4-bit weights
-static_assert(kDepth % (8 * W) == 0 && kMinBlock % 8 == 0 && kMinBlock % kOutputs == 0);
+static_assert(kMinBlock % 8 == 0 && kMinBlock % kOutputs == 0);
 
 // Words of one row, from column `col` on; what lies behind the row is zero.
 static inline i32 load_words(const uint8_t* row, int64_t bytes, int64_t byte) {
@@ -65,9 +65,7 @@ static inline void decode_rows(const Weight4& weight, const Table16& values, int
             const int64_t col = r0 + r + 8 * j;
             if (col == scaled_to) {
                 const int64_t block = col / g.blocksize;
-                for (int64_t i = 0; i < W && i < count; ++i) {
-                    scale[i] = scale_of_block(weight.scales, (i0 + i) * blocks + block);
-                }
+                load_scales_apart(weight.scales, i0 * blocks + block, blocks, count < W ? count : W, scale);
                 scaled_to = (block + 1) * g.blocksize;
             }
             decode_words(words[j], load(scale), values, out + (r + 8 * j) * kOutputs);
