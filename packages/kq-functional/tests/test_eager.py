@@ -309,6 +309,8 @@ WRONG: dict[str, Callable[..., tuple]] = {
     "bias": lambda x, packed, state, bias: (x, packed, state, bias[1:]),
     "2-d bias": lambda x, packed, state, bias: (x, packed, state, bias[None]),
     "dtype of bias": lambda x, packed, state, bias: (x, packed, state, bias.half()),
+    "no x": lambda *given: (None, *given[1:]),
+    "no packed": lambda *given: (given[0], None, *given[2:]),
     "list": lambda x, packed, state, bias: (x.tolist(), packed, state, bias),
     "bias of another type": lambda x, packed, state, bias: (x, packed, state, bias.tolist()),
 }

@@ -38,13 +38,13 @@ _is_negated = Tensor.is_neg
 _REFUSALS = (RuntimeError, TypeError, ValueError)
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
+def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
     """Return whether the dispatcher would do no more for these tensors than call the kernel.
 
     It does more for tensor subclasses and lazily negated tensors, under modes, transforms,
     tracing, autocast and forward-mode differentiation; and a profiler wants to see the op.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
+    given = [x, packed, *[tensor for tensor in others if tensor is not None]]
     return (
         AVAILABLE
         and not is_compiling()

@@ -81,7 +81,7 @@ def linear_4bit_parts(
         TypeError, ValueError: As for `linear_4bit`.
     """
     weight = (packed, scales, shape, blocksize, quant_type, layout)
-    if eager.is_plain(x, bias, packed, *scales):
+    if eager.is_plain(x, packed, bias, *scales):
         product = _plain(x, bias, weight)
         if product is not None:
             return product
