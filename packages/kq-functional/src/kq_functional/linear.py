@@ -112,8 +112,7 @@ class _Linear4bit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: _Weight) -> Tensor:
-        packed, scales, *parts = weight
-        ops.save(ctx, parts, packed, *scales)
+        ops.save(ctx, weight[2:], weight[0], *weight[1])
         product = eager.linear_4bit(x, bias, *weight)
         return _call(ops.linear_4bit_inference, x, bias, *weight) if product is None else product
 
