@@ -27,6 +27,7 @@ MODULES = {
         "check_blocksize",
         "check_quant_type",
     ],
+    "linear": ["linear_4bit_parts"],
 }
 
 

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "exchange.h"
+
 namespace kq {
 namespace {
 
@@ -51,14 +53,42 @@ Array from_tuple(nb::tuple t, const char* name) {
         type_error(std::string(name) + ": a tuple must be (address, size, dtype name)");
     }
     if (out.size < 0) value_error(std::string(name) + ": size " + std::to_string(out.size) + " is negative");
-    if (address == 0 && out.size > 0) value_error(std::string(name) + ": address is null");
     out.data = reinterpret_cast<void*>(address);
     out.dtype = dtype_of(dtype, name);
     return out;
 }
 
+int64_t size_of(const nb::dlpack::dltensor& t) {
+    int64_t size = 1;
+    for (int i = 0; i < t.ndim; ++i) size *= t.shape[i];
+    return size;
+}
+
+bool is_contiguous(const nb::dlpack::dltensor& t) {
+    if (t.strides == nullptr || size_of(t) == 0) return true;
+    int64_t expected = 1;
+    for (int i = t.ndim - 1; i >= 0; --i) {
+        if (t.shape[i] != 1 && t.strides[i] != expected) return false;
+        expected *= t.shape[i];
+    }
+    return true;
+}
+
+// Takes what needs no conversion; the rest is left to from_object, also to be refused with its messages.
+bool from_exchange(nb::handle object, const char* name, Array& out) {
+    nb::dlpack::dltensor seen;
+    if (!describe_by_exchange(object, seen)) return false;
+    if (seen.device.device_type != nb::device::cpu::value || !is_contiguous(seen)) return false;
+    if (seen.data != nullptr) out.data = static_cast<char*>(seen.data) + seen.byte_offset;
+    out.size = size_of(seen);
+    out.dtype = dtype_of(seen.dtype, name);
+    return true;
+}
+
 Array from_object(nb::handle object, const char* name, Access access) {
     Array out;
+    // The exchange does not tell what is read-only.
+    if (access == Access::read && from_exchange(object, name, out)) return out;
     nb::ndarray<nb::c_contig, nb::device::cpu, nb::ro> readable;
     if (!nb::try_cast(object, readable, false)) {
         type_error(
@@ -90,6 +120,7 @@ Geometry geometry(int64_t rows, int64_t cols, int64_t blocksize) {
 Array array(nb::handle object, const char* name, Access access, DTypes dtypes) {
     Array out = nb::isinstance<nb::tuple>(object) ? from_tuple(nb::borrow<nb::tuple>(object), name)
                                                   : from_object(object, name, access);
+    if (out.data == nullptr && out.size > 0) value_error(std::string(name) + ": address is null");
     std::string accepted;
     for (DType dtype : dtypes) {
         if (dtype == out.dtype) return out;

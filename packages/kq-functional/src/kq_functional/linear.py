@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
 
+from . import eager
 from .arguments import check_optional_tensors, check_state, check_tensors
+from .backends.base import Scales
 from .formats import FLOAT_DTYPES
 from .ops import linear as ops
 from .state import QuantState
@@ -32,33 +37,122 @@ def linear_4bit(
     Raises:
         TypeError, ValueError: Shapes, dtypes or devices do not fit; the message names the argument.
     """
-    check_tensors(x=x, packed=packed)
-    check_optional_tensors(bias=bias)
     check_state(quant_state)
     if quant_state.quant_type is None:
         raise ValueError("quant_state must be of 4-bit codes, got one of 8-bit codes")
+    return linear_4bit_parts(
+        x,
+        packed,
+        quant_state.scales,
+        bias,
+        quant_state.shape,
+        quant_state.blocksize,
+        quant_state.quant_type,
+        quant_state.layout,
+    )
+
+
+def linear_4bit_parts(
+    x: Tensor,
+    packed: Tensor,
+    scales: Scales,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str = "row",
+) -> Tensor:
+    """Compute `linear_4bit` from the parts of a `QuantState`, to spare its making in every call.
+
+    Args:
+        x: As for `linear_4bit`.
+        packed: As for `linear_4bit`.
+        scales: Of the weight.
+        bias: As for `linear_4bit`.
+        shape: [N, K], that of the weight.
+        blocksize: Elements in a block.
+        quant_type: "nf4" or "fp4".
+        layout: "row" or "flat".
+
+    Returns:
+        As `linear_4bit`.
+
+    Raises:
+        TypeError, ValueError: As for `linear_4bit`.
+    """
+    weight = (packed, scales, shape, blocksize, quant_type, layout)
+    if eager.is_plain(x, packed, bias, *scales):
+        product = _plain(x, bias, weight)
+        if product is not None:
+            return product
+    return _dispatched(x, bias, *weight)
+
+
+def _needs_grad(x: Tensor, bias: Tensor | None) -> bool:
+    return x.requires_grad or (bias is not None and bias.requires_grad)
+
+
+_Weight = tuple[Tensor, Scales, Sequence[int], int, str, str]
+
+
+def _plain(x: Tensor, bias: Tensor | None, weight: _Weight) -> Tensor | None:
+    """Compute past the dispatcher, or return None to have it called."""
+    if torch.is_grad_enabled():
+        if _needs_grad(x, bias):
+            if not x.is_cpu or eager.is_wrapped(x) or eager.is_wrapped(bias):
+                return None
+            return _apply(x, bias, weight)
+        if any(tensor is not None and tensor.requires_grad for tensor in weight[1]):
+            return None  # the dispatcher has a warning for this
+    return eager.linear_4bit(x, bias, *weight)
+
+
+class _Linear4bit(torch.autograd.Function):
+    """Op kq::linear_4bit with its derivatives, but without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: _Weight) -> Tensor:
+        ops.save(ctx, weight[2:], weight[0], *weight[1])
+        product = eager.linear_4bit(x, bias, *weight)
+        return _call(ops.linear_4bit_inference, x, bias, *weight) if product is None else product
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, needs_bias, _ = ctx.needs_input_grad
+        return (*ops.gradients(ctx, grad, needs_x, needs_bias), None)
+
+
+# What Function.apply does besides is for transforms, and `is_plain` knows that there is none.
+_apply: Callable[..., Tensor] = super(torch.autograd.Function, _Linear4bit).apply
+
+
+def _dispatched(x: Tensor, bias: Tensor | None, *weight: Any) -> Tensor:
+    """Call the registered op."""
+    check_tensors(x=x, packed=weight[0])
+    check_optional_tensors(bias=bias)
     device_type = x.device.type
     if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         # What is no operand at all is left as it is, to be refused.
         x = x.to(dtype) if x.dtype in FLOAT_DTYPES else x
         bias = bias.to(dtype) if bias is not None and bias.dtype in FLOAT_DTYPES else bias
-    absmax, *nested = quant_state.scales
-    needs_grad = torch.is_grad_enabled() and (
-        x.requires_grad or (bias is not None and bias.requires_grad)
-    )
+    needs_grad = torch.is_grad_enabled() and _needs_grad(x, bias)
     # A traced graph always gets the differentiable op: tracing hides the difference in cost.
     differentiable = needs_grad or torch.compiler.is_compiling()
     op = ops.linear_4bit if differentiable else ops.linear_4bit_inference
-    product: Tensor = op(
-        x,
-        packed,
-        absmax,
-        bias,
-        tuple(quant_state.shape),  # a torch.Size takes the dispatcher longer to read
-        quant_state.blocksize,
-        quant_state.quant_type,
-        quant_state.layout,
-        *nested,
-    )
+    return _call(op, x, bias, *weight)
+
+
+def _call(
+    op: Any,
+    x: Tensor,
+    bias: Tensor | None,
+    packed: Tensor,
+    scales: Scales,
+    shape: Sequence[int],
+    *options: Any,
+) -> Tensor:
+    absmax, *nested = scales
+    # A torch.Size takes the dispatcher longer to read than a tuple.
+    product: Tensor = op(x, packed, absmax, bias, tuple(shape), *options, *nested)
     return product

@@ -34,7 +34,7 @@ class Query(NamedTuple):
 
 
 _pinned: ContextVar[str | None] = ContextVar("kq_pinned_backend", default=None)
-_choices: dict[tuple[str | None, Query], Backend] = {}
+_choices: dict[tuple[str | None, tuple[object, ...]], Backend] = {}
 
 
 def check_query(query: Query) -> None:
@@ -87,6 +87,12 @@ def choose(query: Query) -> Backend:
     if backend is None:
         backend = _choices[key] = _select(query)
     return backend
+
+
+def choose_known(*kind: str | int | torch.dtype) -> Backend:
+    """Return `choose(Query(*kind))`; all fields must be given. It makes no query a second time."""
+    backend = _choices.get((_pinned.get(), kind))  # a tuple equals the query of its fields
+    return choose(Query(*kind)) if backend is None else backend  # type: ignore[arg-type]
 
 
 def _select(query: Query) -> Backend:

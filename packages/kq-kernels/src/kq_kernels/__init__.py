@@ -3,9 +3,11 @@
 The package knows nothing of torch or NumPy. An array argument is either a row-major contiguous
 CPU array that speaks DLPack or the buffer protocol (NumPy's, for instance), or a tuple
 ``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``, ``"float16"``
-or ``"uint8"``. Dtypes, sizes and null addresses are checked before anything is written; a wrong
-argument raises TypeError or ValueError that names it. The interpreter's lock is released while a
-kernel runs. ``threads=0`` lets OpenMP choose.
+or ``"uint8"``. An array that is only read is described by DLPack's C exchange table if its type
+has one (``__dlpack_c_exchange_api__``, as torch's tensors have), at the cost of a tuple. Dtypes,
+sizes and null addresses are checked before anything is written; a wrong argument raises TypeError
+or ValueError that names it. The interpreter's lock is released while a kernel runs. ``threads=0``
+lets OpenMP choose.
 
 The rows of the unquantized input (``x``, ``grad``) may lie apart: ``row_stride``, at least the
 length of a row, is the distance in elements from one row to the next (None: no gap). The argument

@@ -9,6 +9,7 @@ therefore stored as their bit patterns in int32.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -149,6 +150,24 @@ def pack(weight: Tensor, layout: Format4bit) -> dict[str, Tensor]:
     return tensors
 
 
+def scales(tensors: Mapping[str, Tensor], nested: bool) -> kq.Scales:
+    """Views the stored scales as kq_functional computes with them; copies nothing.
+
+    Args:
+        tensors: the stored tensors by state-dict name, all on one device.
+        nested: whether they are double quantized.
+    """
+    absmax = tensors["weight_absmax"]
+    if not nested:
+        return kq.Scales(absmax.view(torch.float32))
+    return kq.Scales(
+        absmax,
+        tensors["weight_nested_absmax"].view(torch.float32),
+        shared_table("dynamic", absmax.device),
+        tensors["weight_offset"].view(torch.float32),
+    )
+
+
 def quant_state(
     tensors: Mapping[str, Tensor], layout: Format4bit, dtype: torch.dtype
 ) -> kq.QuantState:
@@ -159,34 +178,25 @@ def quant_state(
         layout: how they were stored.
         dtype: dtype that dequantizing is to return.
     """
-    absmax = tensors["weight_absmax"]
-    shape = torch.Size((layout.out_features, layout.in_features))
-    code = shared_table(layout.quant_type, absmax.device)
-    if not layout.nested:
-        return kq.QuantState(
-            absmax=absmax.view(torch.float32),
-            shape=shape,
-            dtype=dtype,
-            blocksize=layout.blocksize,
-            quant_type=layout.quant_type,
-            code=code,
-        )
+    absmax, nested_absmax, nested_code, offset = scales(tensors, layout.nested)
+    state = partial(
+        kq.QuantState,
+        absmax=absmax,
+        shape=torch.Size((layout.out_features, layout.in_features)),
+        dtype=dtype,
+        blocksize=layout.blocksize,
+        quant_type=layout.quant_type,
+        code=shared_table(layout.quant_type, absmax.device),
+    )
+    if nested_absmax is None or nested_code is None or offset is None:
+        return state()
     nested = kq.QuantState(
-        absmax=tensors["weight_nested_absmax"].view(torch.float32),
+        absmax=nested_absmax,
         shape=absmax.shape,
         dtype=torch.float32,
         blocksize=NESTED_BLOCKSIZE,
         quant_type=None,
-        code=shared_table("dynamic", absmax.device),
+        code=nested_code,
         layout="flat",
     )
-    return kq.QuantState(
-        absmax=absmax,
-        shape=shape,
-        dtype=dtype,
-        blocksize=layout.blocksize,
-        quant_type=layout.quant_type,
-        code=code,
-        offset=tensors["weight_offset"].view(torch.float32).reshape(()),
-        state2=nested,
-    )
+    return state(offset=offset.reshape(()), state2=nested)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 import kq_functional as kq
-from kq_nn.format4bit import Format4bit, describe_header, pack, quant_state
+from kq_functional.linear import linear_4bit_parts
+from kq_nn.format4bit import Format4bit, describe_header, pack, quant_state, scales
 
 
 class QuantOptions(TypedDict, total=False):
@@ -136,10 +137,20 @@ class Linear4bit(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Linear
         """Maps [..., in_features] to [..., out_features] in the dtype of `input`."""
-        bias: Tensor | None = self.bias
+        stored = self._stored
+        # A parametrized bias is not stored under its name; asking for it is slow otherwise.
+        bias = stored["bias"] if "bias" in stored else self.bias  # noqa: SIM401
         if bias is not None and bias.dtype != input.dtype:
             bias = bias.to(input.dtype)
-        return kq.linear_4bit(input, self.weight, self.quant_state, bias)
+        return linear_4bit_parts(
+            input,
+            stored["weight"],
+            scales(stored, self.compress_statistics),
+            bias,
+            (self.out_features, self.in_features),
+            self.blocksize,
+            self.quant_type,
+        )
 
     @property
     def quant_state(self) -> kq.QuantState:
@@ -191,7 +202,7 @@ class Linear4bit(nn.Linear):
     @property
     def _stored(self) -> Mapping[str, Tensor]:
         # module attributes, but found at a tenth of the cost: this is read by every forward
-        return cast(Mapping[str, Tensor], self._parameters)
+        return self._parameters  # type: ignore[return-value]
 
     def _set_frozen(self, name: str, tensor: Tensor) -> None:
         setattr(self, name, nn.Parameter(tensor, requires_grad=False))

@@ -145,6 +145,45 @@ class Backend:
         """Compute out [M, K] = grad [M, N] W, with W [N, K] in row layout."""
         raise NotImplementedError
 
+    def linear_4bit_unchecked(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        shape: Sequence[int],
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute `linear_4bit`, to the same bits, from tensors that the op has not checked.
+
+        Optional: a short way for products so small that the checks of the op take longer. It is
+        asked for only where `linear_4bit` is declared. x [..., K] and out [..., N] are on one
+        device, of one dtype, contiguous, not empty, and fit `shape`, (N, K); bias has one
+        dimension. All else is as the caller of the op gave it: the backend must make sure of
+        device, dtype, size and contiguity of packed, scales and bias. What it refuses as above
+        goes through the op, which makes it right or raises the error that its caller sees.
+
+        A class that overrides `linear_4bit` of another one has to override this, too.
+        """
+        raise NotImplementedError
+
+    def linear_4bit_backward_unchecked(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        out: Tensor,
+        *,
+        shape: Sequence[int],
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute `linear_4bit_backward` likewise, with grad [..., N] and out [..., K]."""
+        raise NotImplementedError
+
     def optimizer_step_8bit(
         self,
         rule: str,

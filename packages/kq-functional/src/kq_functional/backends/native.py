@@ -221,6 +221,68 @@ class NativeBackend(Backend):
             row_stride,
         )
 
+    def linear_4bit_unchecked(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        shape: Sequence[int],
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit_unchecked`: the kernels look at the tensors themselves."""
+        n, k = shape
+        absmax, nested_absmax, nested_code, offset = scales
+        self._kernels.linear_4bit(
+            x,
+            packed,
+            absmax,
+            bias,
+            _array(out),
+            x.numel() // k,
+            n,
+            k,
+            blocksize,
+            quant_type,
+            nested_absmax,
+            nested_code,
+            offset,
+            torch.get_num_threads(),
+        )
+
+    def linear_4bit_backward_unchecked(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        out: Tensor,
+        *,
+        shape: Sequence[int],
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit_backward_unchecked`."""
+        n, k = shape
+        absmax, nested_absmax, nested_code, offset = scales
+        self._kernels.linear_4bit_backward(
+            grad,
+            packed,
+            absmax,
+            _array(out),
+            grad.numel() // n,
+            n,
+            k,
+            blocksize,
+            quant_type,
+            nested_absmax,
+            nested_code,
+            offset,
+            torch.get_num_threads(),
+        )
+
     def optimizer_step_8bit(
         self,
         rule: str,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import eager
 from ..backends.base import Scales
 from ..products import multiply
 from ..selection import Query, check_query, choose
@@ -175,31 +176,58 @@ linear_4bit_backward = register(
 )
 
 
-def _save(
-    ctx: Any, packed: Tensor, absmax: Tensor, weight_format: Sequence[Any], *nested: Tensor | None
+def save(
+    ctx: Any, weight_format: Sequence[Any], packed: Tensor, absmax: Tensor, *nested: Tensor | None
 ) -> None:
+    """Keep what the derivatives of both ops need."""
     ctx.save_for_backward(packed, absmax, *nested)
     ctx.weight_format = weight_format
 
 
+def gradients(
+    ctx: Any, grad: Tensor, needs_x: bool, needs_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients with respect to x and bias that are needed."""
+    grad_x = grad_bias = None
+    if needs_x:
+        grad_x = _gradient_of_input(grad, ctx.weight_format, *ctx.saved_tensors)
+    if needs_bias:
+        grad_bias = grad.flatten(0, -2).sum(0) if grad.ndim > 1 else grad
+    return grad_x, grad_bias
+
+
+def _gradient_of_input(
+    grad: Tensor,
+    weight_format: Sequence[Any],
+    packed: Tensor,
+    absmax: Tensor,
+    *nested: Tensor | None,
+) -> Tensor:
+    # With grad mode on, this product is itself to be differentiated.
+    if not torch.is_grad_enabled() and eager.is_plain(grad, packed, absmax, *nested):
+        scales = Scales(absmax, *nested)
+        product = eager.linear_4bit_backward(grad, packed, scales, *weight_format)
+        if product is not None:
+            return product
+    shape, *rest = weight_format
+    grad_x: Tensor = linear_4bit_backward(grad, packed, absmax, tuple(shape), *rest, *nested)
+    return grad_x
+
+
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     _, packed, absmax, _, *rest = inputs
-    _save(ctx, packed, absmax, rest[:4], *rest[4:])
+    save(ctx, rest[:4], packed, absmax, *rest[4:])
 
 
 def _linear_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        packed, absmax, *nested = ctx.saved_tensors
-        grad_x = linear_4bit_backward(grad, packed, absmax, *ctx.weight_format, *nested)
-    if ctx.needs_input_grad[3]:
-        grad_bias = grad.flatten(0, -2).sum(0) if grad.ndim > 1 else grad
+    needs = ctx.needs_input_grad
+    grad_x, grad_bias = gradients(ctx, grad, needs[0], needs[3])
     return (grad_x, None, None, grad_bias) + (None,) * 7
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     _, packed, absmax, *rest = inputs
-    _save(ctx, packed, absmax, rest[:4], *rest[4:])
+    save(ctx, rest[:4], packed, absmax, *rest[4:])
 
 
 def _backward_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,129 @@
+"""Products in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
+
+For a small layer the dispatcher and the checks of the ops take far longer than the product. They
+are left out where nobody can tell: `is_plain` says so of a call, and the backend itself looks at
+what it is given (`Backend.linear_4bit_unchecked`). Nothing is kept from one call to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+from .backends.base import Scales
+from .selection import choose_known
+
+try:
+    from torch._C import (
+        _get_tracing_state,
+        _len_torch_dispatch_stack,
+        _len_torch_function_stack,
+    )
+    from torch._C._autograd import _profiler_enabled
+    from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+except ImportError:  # private names: a torch without them gets every call through its dispatcher
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+_PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
+
+
+_is_negated = Tensor.is_neg
+# RuntimeError: what is no plain tensor after all has no memory that a backend could ask for.
+_REFUSALS = (RuntimeError, TypeError, ValueError)
+
+
+def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
+    """Return whether the dispatcher would do no more for these tensors than call the kernel.
+
+    It does more for tensor subclasses and lazily negated tensors, under modes, transforms,
+    tracing, autocast and forward-mode differentiation; and a profiler wants to see the op.
+    """
+    given = [x, packed, *[tensor for tensor in others if tensor is not None]]
+    return (
+        AVAILABLE
+        and not is_compiling()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and peek_interpreter_stack() is None
+        and _get_tracing_state() is None
+        and not _profiler_enabled()
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+        and _PLAIN_TYPES.issuperset(map(type, given))
+        and not any(map(_is_negated, given))
+    )
+
+
+def is_wrapped(tensor: Tensor | None) -> bool:
+    """Return whether a transform wrapped a plain tensor, which may have outlived the transform."""
+    return tensor is not None and is_functorch_wrapped_tensor(tensor)
+
+
+def linear_4bit(
+    x: Tensor,
+    bias: Tensor | None,
+    packed: Tensor,
+    scales: Scales,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+) -> Tensor | None:
+    """Return what op kq::linear_4bit does, or None to have it called; all must be plain."""
+    if not _fits(x, shape, 1, blocksize, layout) or (bias is not None and bias.ndim != 1):
+        return None
+    backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "")
+    compute = getattr(backend, "linear_4bit_unchecked", None)
+    if compute is None:
+        return None
+    out = x.new_empty(*x.shape[:-1], shape[0])
+    try:
+        compute(
+            x, packed, scales, bias, out, shape=shape, quant_type=quant_type, blocksize=blocksize
+        )
+    except _REFUSALS:
+        return None
+    return out
+
+
+def linear_4bit_backward(
+    grad: Tensor,
+    packed: Tensor,
+    scales: Scales,
+    shape: Sequence[int],
+    blocksize: int,
+    quant_type: str,
+    layout: str,
+) -> Tensor | None:
+    """Return what op kq::linear_4bit_backward does, or None to have it called."""
+    if not _fits(grad, shape, 0, blocksize, layout):
+        return None
+    backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "")
+    compute = getattr(backend, "linear_4bit_backward_unchecked", None)
+    if compute is None:
+        return None
+    out = grad.new_empty(*grad.shape[:-1], shape[1])
+    try:
+        compute(grad, packed, scales, out, shape=shape, quant_type=quant_type, blocksize=blocksize)
+    except _REFUSALS:
+        return None
+    return out
+
+
+def _fits(x: Tensor, shape: Sequence[int], dim: int, blocksize: int, layout: str) -> bool:
+    """Return whether dense rows on the CPU meet a dimension of a weight in what is row layout."""
+    return (
+        len(shape) == 2
+        and x.is_cpu
+        and x.ndim > 0
+        and x.shape[-1] == shape[dim]
+        and x.numel() > 0
+        and x.is_contiguous()
+        and (layout == "row" or (layout == "flat" and shape[1] % blocksize == 0))
+    )
