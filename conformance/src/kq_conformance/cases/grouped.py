@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.grouped_probes import picked_cases
 from kq_conformance.cases.grouped_problems import (
     Experts,
     GroupedLinear4bit,
@@ -136,5 +137,6 @@ def grouped_cases() -> Iterator[Case]:
     """All cases of the linear layers of many experts and of their gradients."""
     for dtype in FORMATS:
         for quant_type in ("nf4", "fp4"):
+            yield from picked_cases(quant_type, dtype)
             for blocksize in FOUR_BIT_BLOCKSIZES:
                 yield from _cases(quant_type, blocksize, dtype)
