@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.amp import is_autocast_available
 
 from .arguments import check_optional_tensors, check_state, check_tensors
-from .formats import FLOAT_DTYPES
+from .operands import autocast, is_differentiable
 from .ops import linear as ops
 from .state import QuantState
 
@@ -37,19 +35,9 @@ def linear_4bit(
     check_state(quant_state)
     if quant_state.quant_type is None:
         raise ValueError("quant_state must be of 4-bit codes, got one of 8-bit codes")
-    device_type = x.device.type
-    if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-        # What is no operand at all is left as it is, to be refused.
-        x = x.to(dtype) if x.dtype in FLOAT_DTYPES else x
-        bias = bias.to(dtype) if bias is not None and bias.dtype in FLOAT_DTYPES else bias
+    x, bias = autocast(x, bias)
     absmax, *nested = quant_state.scales
-    needs_grad = torch.is_grad_enabled() and (
-        x.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    # A traced graph always gets the differentiable op: tracing hides the difference in cost.
-    differentiable = needs_grad or torch.compiler.is_compiling()
-    op = ops.linear_4bit if differentiable else ops.linear_4bit_inference
+    op = ops.linear_4bit if is_differentiable(x, bias) else ops.linear_4bit_inference
     product: Tensor = op(
         x,
         packed,
