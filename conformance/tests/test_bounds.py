@@ -1,5 +1,7 @@
 """The bounds contain what they must, and no more than they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from kq_conformance.bounds import (
     Bits,
     Enclosure,
+    GroupedProduct,
     Interval,
+    Judgement,
     Product,
     Rule,
     Strictness,
@@ -229,6 +233,32 @@ class TestLinear:
             assert judgement.passed
             names.append(judgement.rule.name)
         assert names[1] == "linear, weights as bfloat16"
+
+    def test_groups_share_a_form_of_the_weights(self):
+        # Each row picks one code, and its result tells in which form the weight was held.
+        values = codebook_4bit("nf4").values[None]
+        forms = weight_forms(values, exact_scales(np.full((1, 16), 0.1)), "bfloat16")
+        part = Product(np.eye(16), [form.transposed for form in forms], None, "bfloat16")
+        whole = GroupedProduct([part, replace(part, a=part.a[:0]), part])
+
+        def judged(*indices: int) -> Judgement:
+            results = [BFLOAT16.round(part.a @ part.forms[i].value) for i in indices]
+            return whole.judge(np.concatenate(results))
+
+        assert judged(1, 1).passed
+        assert judged(2, 2).passed
+        assert not judged(1, 2).passed
+
+    def test_each_group_has_its_bias(self):
+        parts = [self.product("float32", bias=True)[0] for _ in range(2)]
+        parts[1] = replace(parts[1], bias=parts[1].bias + 1)
+        results = [part.a @ part.forms[0].value for part in parts]
+        right = np.concatenate([y + part.bias for y, part in zip(results, parts, strict=True)])
+        assert GroupedProduct(parts).judge(right).passed
+        right[5, 2] -= 1
+        judgement = GroupedProduct(parts).judge(right)
+        assert judgement.violations == 1
+        assert judgement.worst.place == (5, 2)
 
     def test_one_wrong_product_fails(self):
         product, x, w = self.product("float32", bias=False)

@@ -15,6 +15,7 @@ from kq_conformance.bounds import Strictness
 from kq_conformance.cases import Case, Mode, Profile, address, by_id, select
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.grouped import COUNTS
 from kq_conformance.cases.matrices import MATRICES, anchored_sweep, midpoints, natural_sweep
 from kq_conformance.floats import FLOAT32, FORMATS, values_of
 from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_8bit
@@ -23,6 +24,10 @@ from kq_conformance.runner import Settings, run_case
 
 CORE = list(select(Profile.CORE))
 USUAL_MAP = "dynamic-signed"
+PRODUCTS = (
+    *("linear_4bit", "linear_4bit_backward"),
+    *("linear_4bit_grouped", "linear_4bit_grouped_backward"),
+)
 
 
 def test_ids_are_unique():
@@ -37,7 +42,7 @@ def test_profiles_are_nested():
 
 def test_core_covers_every_operation_type_and_block_size():
     demands = {case.demand for case in CORE}
-    for op in ("quantize_4bit", "dequantize_4bit", "linear_4bit", "linear_4bit_backward"):
+    for op in ("quantize_4bit", "dequantize_4bit", *PRODUCTS):
         covered = {(d.dtype, d.quant_type, d.blocksize) for d in demands if d.op == op}
         assert covered == {
             (dtype, quant_type, blocksize)
@@ -65,7 +70,7 @@ def test_core_asks_for_each_mode_of_every_operation_type_and_format(mode):
 
 def test_core_lets_rows_lie_apart_where_the_contract_does():
     strided = [case for case in CORE if case.mode is Mode.STRIDED]
-    ops = ("quantize_4bit", "quantize_blockwise", "linear_4bit", "linear_4bit_backward")
+    ops = ("quantize_4bit", "quantize_blockwise", *PRODUCTS)
     asked = {(case.demand.op, case.demand.dtype) for case in strided}
     assert asked == {(op, dtype) for op in ops for dtype in FORMATS}
     few, many = (
@@ -86,6 +91,12 @@ def test_core_goes_beyond_16_bits_in_each_size():
         for op in ("linear_4bit", "linear_4bit_backward"):
             assert f"{op}/nf4/b64/{dtype}/m2-n3-k65601" in ids
             assert f"{op}/nf4/b64/{dtype}/m2-n65601-k7/nested" in ids
+        for op, name in (
+            ("linear_4bit_grouped", "large-rows-n2-k33"),
+            ("linear_4bit_grouped_backward", "large-rows-n33-k2"),
+        ):
+            assert f"{op}/nf4/b64/{dtype}/{name}" in ids
+            assert f"{op}/nf4/b64/{dtype}/large-features-n21867-k7/nested" in ids
         for op in ("optimizer_step_8bit", "optimizer_step_32bit"):
             assert f"{op}/adam/{dtype}/large" in ids
 
@@ -297,6 +308,52 @@ class TestLinear:
             each.quantity for each in asked.judge(outputs, Strictness.EXACT) if not each.passed
         ]
         assert failed == ["out of n17"]
+
+
+class TestGrouped:
+    prefix = "linear_4bit_grouped/nf4/b64/float32"
+
+    def test_experts_without_rows_stand_everywhere(self):
+        counts = COUNTS["zeros-between"]
+        assert counts[0] == counts[-1] == 0
+        inner = counts[1:-1]
+        assert 0 in inner
+        assert {len(COUNTS[name]) for name in ("one-expert", "many-experts")} == {1, 64}
+
+    def test_sizes_go_beyond_16_bits(self):
+        rows, features = (
+            problem(f"{self.prefix}/large-{name}")
+            for name in ("rows-n2-k33", "features-n21867-k7/nested")
+        )
+        assert len(rows.x.bits) > 1 << 16
+        assert len(features.experts.weights.packed) > 1 << 16
+
+    def test_nested_blocks_straddle_experts(self):
+        experts = problem(f"{self.prefix}/uneven-n33-k257/bias/nested").experts
+        scales = experts.weights.scales.absmax.bits
+        assert experts.features * scales.shape[1] % 256
+        assert scales.size > 256
+
+    def test_damage_spoils_what_belongs_to_it_alone(self):
+        asked = problem(f"{self.prefix}/damaged-n6-k130/bias/nonfinite")
+        weights = asked.experts.weights
+        damage = np.isnan(weights.absmax).any(axis=1) | np.isinf(weights.absmax).any(axis=1)
+        of_expert = damage.reshape(len(asked.experts.counts), -1).any(axis=1)
+        assert of_expert.tolist() == [False, True, True, False]
+        rows = np.argwhere(~np.isfinite(values_of(asked.x)).all(axis=1)).ravel()
+        assert rows.tolist() == [0, 1, 2]
+        assert asked.experts.counts[0] > rows.max()
+        assert asked.experts.counts[2] == 0
+
+    def test_each_expert_is_judged_by_its_weight(self):
+        asked = problem(f"{self.prefix}/uneven-n33-k257/bias/nested")
+        outputs = asked.call(Adapter(ReferenceBackend()))
+        (judged,) = asked.judge(outputs, Strictness.EXACT)
+        assert judged.passed
+        assert judged.elements == sum(asked.experts.counts) * 33
+        outputs["out"].bits[[3, 24]] = outputs["out"].bits[[24, 3]]
+        (judged,) = asked.judge(outputs, Strictness.EXACT)
+        assert judged.violations > 33
 
 
 class TestOptimizer:

@@ -240,6 +240,39 @@ class TestLinear:
             assert gradient[m, k] == change
 
 
+class TestGrouped:
+    """Small integers: every sum is exact."""
+
+    counts = (0, 2, 0, 3, 1, 0)
+    owner = (1, 1, 3, 3, 3, 4)  # the expert of each row
+
+    def drawn(self, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+        rng = np.random.default_rng(3)
+        return [rng.integers(-8, 8, size=shape) * 1.0 for shape in shapes]
+
+    def test_each_row_meets_its_expert(self):
+        x, w, b = self.drawn((6, 5), (6, 4, 5), (6, 4))
+        y = reference.linear_grouped(x, w, self.counts, b)
+        for row, n in np.ndindex(6, 4):
+            expert = self.owner[row]
+            assert y[row, n] == (x[row] * w[expert, n]).sum() + b[expert, n]
+
+    def test_gradient_is_the_derivative(self):
+        x, w, g = self.drawn((6, 5), (6, 4, 5), (6, 4))
+        gradient = reference.linear_grouped_backward(g, w, self.counts)
+        before = reference.linear_grouped(x, w, self.counts)
+        for row, k in np.ndindex(6, 5):
+            moved = x.copy()
+            moved[row, k] += 1
+            change = (g * (reference.linear_grouped(moved, w, self.counts) - before)).sum()
+            assert gradient[row, k] == change
+
+    def test_no_rows(self):
+        w = np.ones((2, 4, 5))
+        assert reference.linear_grouped(np.ones((0, 5)), w, (0, 0)).shape == (0, 4)
+        assert reference.linear_grouped_backward(np.ones((0, 4)), w, (0, 0)).shape == (0, 5)
+
+
 class TestOptimizer:
     def test_first_step_moves_by_the_learning_rate(self):
         # m̂ = g and v̂ = g² at t = 1: Δp = −η g/(|g| + ε) = −η sign(g) for |g| >> ε.

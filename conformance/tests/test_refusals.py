@@ -57,6 +57,8 @@ def test_every_operation_and_what_it_takes_is_asked():
         "dequantize_4bit": four_bit,
         "linear_4bit": four_bit,
         "linear_4bit_backward": four_bit,
+        "linear_4bit_grouped": four_bit,
+        "linear_4bit_grouped_backward": four_bit,
         "quantize_blockwise": blockwise,
         "dequantize_blockwise": blockwise,
         "optimizer_step_8bit": {"refuse-rule"},

@@ -203,6 +203,57 @@ class Adapter:
             blocksize=blocksize,
         )
 
+    def linear_4bit_grouped(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored | None,
+        counts: Sequence[int],
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """See `Subject.linear_4bit_grouped`."""
+        arena = self._arena()
+        return _ask(
+            arena,
+            self._backend.linear_4bit_grouped,
+            arena.read("x", x, rows=True),
+            arena.read("packed", packed),
+            _scales(arena, scales),
+            None if bias is None else arena.read("bias", bias),
+            list(counts),
+            arena.write("out", (x.bits.shape[0], packed.bits.shape[0] // len(counts)), x.dtype),
+            quant_type=quant_type,
+            blocksize=blocksize,
+        )
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        counts: Sequence[int],
+        cols: int,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """See `Subject.linear_4bit_grouped_backward`."""
+        arena = self._arena()
+        return _ask(
+            arena,
+            self._backend.linear_4bit_grouped_backward,
+            arena.read("grad", grad, rows=True),
+            arena.read("packed", packed),
+            _scales(arena, scales),
+            list(counts),
+            arena.write("out", (grad.bits.shape[0], cols), grad.dtype),
+            quant_type=quant_type,
+            blocksize=blocksize,
+        )
+
     def optimizer_step_8bit(
         self,
         rule: str,

@@ -20,6 +20,10 @@ __all__ = ["Capability", "ReferenceBackend", "backend", "format_of", "memory"]
 
 _QUANT_TYPES = frozenset({"nf4", "fp4"})
 _RULES = frozenset({"adam"})
+_FOUR_BIT_OPS = (
+    *("quantize_4bit", "dequantize_4bit", "linear_4bit", "linear_4bit_backward"),
+    *("linear_4bit_grouped", "linear_4bit_grouped_backward"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,7 @@ class Capability:
 def _capabilities() -> tuple[Capability, ...]:
     sizes = frozenset(FOUR_BIT_BLOCKSIZES)
     return (
-        *(
-            Capability(op, quant_types=_QUANT_TYPES, blocksizes=sizes)
-            for op in ("quantize_4bit", "dequantize_4bit", "linear_4bit", "linear_4bit_backward")
-        ),
+        *(Capability(op, quant_types=_QUANT_TYPES, blocksizes=sizes) for op in _FOUR_BIT_OPS),
         Capability("quantize_blockwise"),
         Capability("dequantize_blockwise"),
         Capability("optimizer_step_8bit", rules=_RULES),
@@ -216,6 +217,18 @@ class ReferenceBackend:
         """Multiply grad [M, N] by weight [N, K]."""
         return reference.linear_backward(grad, weight)
 
+    def linear_grouped(
+        self, x: Float64, weights: Float64, counts: Sequence[int], bias: Float64 | None
+    ) -> Float64:
+        """Multiply the rows of each expert by its weight, of [E, N, K], and add its bias."""
+        return reference.linear_grouped(x, weights, counts, bias)
+
+    def linear_grouped_backward(
+        self, grad: Float64, weights: Float64, counts: Sequence[int]
+    ) -> Float64:
+        """Multiply the rows of each expert by its weight of [E, N, K]."""
+        return reference.linear_grouped_backward(grad, weights, counts)
+
     def adam(
         self, p: Float64, g: Float64, m: Float64, v: Float64, step: int, hyper: Hyper
     ) -> tuple[Float64, Float64, Float64]:
@@ -296,6 +309,23 @@ class ReferenceBackend:
         """Multiply: out [M, K] = grad [M, N] W."""
         weight = self.weights(packed, scales, out.shape[1], quant_type, blocksize)
         self.store(out, self.linear_backward(self.load(grad), weight))
+
+    def linear_4bit_grouped(
+        self, x: Any, packed: Any, scales: Any, bias: Any, counts: Any, out: Any, **o: Any
+    ) -> None:
+        """Multiply the rows of each of E experts: out [T, N], packed [E * N, ceil(K/2)]."""
+        shape = (len(counts), out.shape[1], x.shape[1])
+        weights = self.weights(packed, scales, x.shape[1], **o).reshape(shape)
+        added = None if bias is None else self.load(bias)
+        self.store(out, self.linear_grouped(self.load(x), weights, counts, added))
+
+    def linear_4bit_grouped_backward(
+        self, grad: Any, packed: Any, scales: Any, counts: Any, out: Any, **o: Any
+    ) -> None:
+        """Multiply the rows of each of E experts: out [T, K], packed [E * N, ceil(K/2)]."""
+        shape = (len(counts), grad.shape[1], out.shape[1])
+        weights = self.weights(packed, scales, out.shape[1], **o).reshape(shape)
+        self.store(out, self.linear_grouped_backward(self.load(grad), weights, counts))
 
     def optimizer_step_32bit(
         self,

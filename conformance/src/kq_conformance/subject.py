@@ -130,6 +130,32 @@ class Subject(Protocol):
     ) -> Outputs:
         """Return "out" [M, cols] for grad [M, N] and packed [N, ceil(cols/2)]."""
 
+    def linear_4bit_grouped(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored | None,
+        counts: Sequence[int],
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """Return "out" [T, N] for x [T, K] and packed [E * N, ceil(K/2)]; E counts, at least 1."""
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        counts: Sequence[int],
+        cols: int,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """Return "out" [T, cols] for grad [T, N] and packed [E * N, ceil(cols/2)]."""
+
     def optimizer_step_8bit(
         self,
         rule: str,

@@ -83,6 +83,26 @@ def test_multiply_rows_that_lie_apart(
     assert torch.equal(grad_x, (grad.float() @ weight).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gap", [1, 64])
+def test_multiply_rows_of_experts_that_lie_apart(
+    direct: Backend, gap: int, dtype: torch.dtype
+) -> None:
+    """As above, with three weights."""
+    counts, n, k = [2, 0, 38], 24, 65
+    weight = randn(3, n, k).sign()
+    packed, state = kq.quantize_4bit(weight)
+    x, grad = randn(40, k).sign().to(dtype), randn(40, n).sign().to(dtype)
+    y, grad_x = torch.empty(40, n, dtype=dtype), torch.empty(40, k, dtype=dtype)
+    codes, scales = packed.flatten(0, 1), Scales(state.absmax.flatten(0, 1))
+    four_bit: Any = {"quant_type": "nf4", "blocksize": 64}
+    direct.linear_4bit_grouped(apart(x, gap), codes, scales, None, counts, y, **four_bit)
+    direct.linear_4bit_grouped_backward(apart(grad, gap), codes, scales, counts, grad_x, **four_bit)
+    own = weight.repeat_interleave(torch.tensor(counts), 0)
+    assert torch.equal(y, torch.einsum("tk,tnk->tn", x.float(), own).to(dtype))
+    assert torch.equal(grad_x, torch.einsum("tn,tnk->tk", grad.float(), own).to(dtype))
+
+
 def calls(
     direct: Backend, dtype: torch.dtype, quant_type: str, blocksize: int, rule: str
 ) -> dict[str, tuple[Callable[[], None], list[Tensor]]]:
@@ -124,6 +144,14 @@ def calls(
         ),
         "linear_4bit_backward": (
             lambda: direct.linear_4bit_backward(y, packed, scales, x, **four_bit),
+            [x],
+        ),
+        "linear_4bit_grouped": (
+            lambda: direct.linear_4bit_grouped(x, packed, scales, None, [3], y, **four_bit),
+            [y],
+        ),
+        "linear_4bit_grouped_backward": (
+            lambda: direct.linear_4bit_grouped_backward(y, packed, scales, [3], x, **four_bit),
             [x],
         ),
         "optimizer_step_8bit": (

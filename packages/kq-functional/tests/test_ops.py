@@ -16,6 +16,10 @@ A = torch.randn(5, 70, generator=torch.Generator().manual_seed(0))
 PACKED, STATE = kq.quantize_4bit(A)
 PACKED_NESTED, NESTED = kq.quantize_4bit(A, compress_statistics=True)
 CODES, STATE8 = kq.quantize_blockwise(A, blocksize=50)
+EXPERTS = torch.randn(3, 5, 70, generator=torch.Generator().manual_seed(2))
+PACKED_EXPERTS, EXPERTS_STATE = kq.quantize_4bit(EXPERTS, compress_statistics=True)
+FLAT_EXPERTS, FLAT_EXPERTS_STATE = kq.quantize_4bit(EXPERTS, layout="flat")
+COUNTS = torch.tensor([4, 0, 2])
 FLAT, FLAT_STATE = kq.quantize_4bit(A, layout="flat")
 FORMAT = 64, "nf4", "row"
 OPTIONS = {
@@ -45,6 +49,8 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     params, grads, codes, absmax = optimizer_arguments()
     nested = NESTED.scales
     shape = (5, 70)
+    absmax_experts, *nested_experts = EXPERTS_STATE.scales
+    experts = (PACKED_EXPERTS, absmax_experts, COUNTS, (3, 5, 70), *FORMAT, *nested_experts)
     new = torch.empty_like
     return {
         "quantize_4bit": (ops.quantize_4bit.default, (A, *FORMAT), {}),
@@ -109,6 +115,30 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
             (activations(3, 5), PACKED, STATE.absmax, shape, *FORMAT),
             {},
         ),
+        "linear_4bit_grouped": (
+            ops.linear_4bit_grouped.default,
+            (activations(6, 70), *experts[:2], activations(3, 5), *experts[2:]),
+            {},
+        ),
+        "linear_4bit_grouped flat": (
+            ops.linear_4bit_grouped.default,
+            (
+                *(activations(6, 70), FLAT_EXPERTS, FLAT_EXPERTS_STATE.absmax, None, COUNTS),
+                *((3, 5, 70), 64, "nf4", "flat"),
+            ),
+            {},
+        ),
+        "linear_4bit_grouped.inference": (
+            ops.linear_4bit_grouped.inference,
+            (torch.ones(6, 70), *experts[:2], torch.ones(3, 5), *experts[2:]),
+            {},
+        ),
+        "linear_4bit_grouped_backward": (
+            ops.linear_4bit_grouped_backward.default,
+            (activations(6, 5), *experts),
+            {},
+        ),
+        "grouped_sum": (ops.grouped_sum.default, (activations(6, 5), COUNTS), {}),
         "optimizer_step_8bit": (
             ops.optimizer_step_8bit.default,
             ("adam", params, grads, codes, absmax, [CODE, CODE], [1, 2]),
@@ -168,6 +198,37 @@ def test_compile_linear_forward_and_backward(compiler: str) -> None:
     for eager, traced in zip(*results, strict=True):
         # Sums of small integers and products by 2 are exact, and the op itself is the same call.
         assert torch.equal(eager, traced)
+
+
+@pytest.mark.parametrize("compiler", ["inductor", "aot_eager"])
+def test_compile_grouped_forward_and_backward(compiler: str) -> None:
+    """One graph holds for any distribution of the rows, with counts as a tensor."""
+
+    def loss(x: torch.Tensor, counts: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return kq.linear_4bit_grouped(x * 2, PACKED_EXPERTS, EXPERTS_STATE, counts, bias)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler)
+    for counts in ([4, 0, 2], [0, 6, 0], [1, 2, 3]):
+        results = []
+        for function in (loss, compiled):
+            x, bias = activations(6, 70), activations(3, 5)
+            with torch._dynamo.config.patch(error_on_recompile=counts != [4, 0, 2]):
+                y = function(x, torch.tensor(counts), bias)
+            y.backward(torch.ones_like(y))
+            results.append((y, x.grad, bias.grad))
+        for eager, traced in zip(*results, strict=True):
+            assert torch.equal(eager, traced)
+
+
+def test_compile_grouped_with_counts_in_a_list() -> None:
+    def forward(x: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        return kq.linear_4bit_grouped(x, PACKED_EXPERTS, EXPERTS_STATE, counts)
+
+    compiled = torch.compile(forward, fullgraph=True, backend="aot_eager")
+    x = activations(6, 70).detach()
+    for counts in ([4, 0, 2], [1, 2, 3], [2, 2, 2]):
+        assert torch.equal(compiled(x, counts), forward(x, counts))
 
 
 def test_compile_under_autocast_and_no_grad() -> None:
@@ -240,6 +301,18 @@ def test_export_with_a_dynamic_batch(strict: bool) -> None:
     )
     x = activations(11, 70).detach()
     assert torch.equal(program.module()(x), layer(x))
+
+
+def test_meta_tensors_of_experts() -> None:
+    packed, state = kq.quantize_4bit(torch.empty(2, 6, 71, device="meta"))
+    x = torch.empty(4, 71, device="meta").requires_grad_()
+    bias = torch.empty(2, 6, device="meta").requires_grad_()
+    for counts in ([1, 3], torch.empty(2, dtype=torch.int64, device="meta")):
+        y = kq.linear_4bit_grouped(x, packed, state, counts, bias)
+        assert y.shape == (4, 6)
+        y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert bias.grad.shape == bias.shape
 
 
 def test_meta_tensors() -> None:

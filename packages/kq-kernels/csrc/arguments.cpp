@@ -156,6 +156,14 @@ Geometry geometry_8bit(int64_t rows, int64_t cols, int64_t blocksize) {
     return geometry(rows, cols, blocksize);
 }
 
+int64_t product(int64_t a, int64_t b, const char* names) {
+    int64_t size;
+    if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &size)) {
+        value_error(std::string(names) + ": expected sizes >= 0 with a product below 2^63");
+    }
+    return size;
+}
+
 int64_t row_stride(std::optional<int64_t> given, int64_t cols) {
     if (given && *given < cols) {
         value_error("row_stride: expected at least the " + std::to_string(cols) + " elements of a row, got " +

@@ -46,6 +46,9 @@ QuantType quant_type(const std::string& name);
 Geometry geometry_4bit(int64_t rows, int64_t cols, int64_t blocksize);
 Geometry geometry_8bit(int64_t rows, int64_t cols, int64_t blocksize);
 
+// a * b without overflow, both >= 0; `names` are those of the two.
+int64_t product(int64_t a, int64_t b, const char* names);
+
 // absmax as float32, or as 8-bit codes with all of nested_absmax, nested_code and offset.
 struct ScaleArrays {
     Array absmax, nested_absmax, nested_code, offset;
@@ -66,6 +69,7 @@ Codebook8 codebook(const Array& values, const char* name);
 int thread_argument(int64_t threads);
 
 void bind_blockwise(nb::module_& module);
+void bind_grouped(nb::module_& module);
 void bind_linear(nb::module_& module);
 void bind_optimizer(nb::module_& module);
 

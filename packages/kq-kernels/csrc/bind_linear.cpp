@@ -7,15 +7,6 @@
 namespace kq {
 namespace {
 
-int64_t product(int64_t a, int64_t b, const char* names) {
-    int64_t size;
-    if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &size)) {
-        throw nb::value_error(
-            (std::string(names) + ": expected sizes >= 0 with a product below 2^63").c_str());
-    }
-    return size;
-}
-
 void linear_4bit_call(nb::handle x, nb::handle codes, nb::handle absmax, nb::handle bias, nb::handle out,
                       int64_t m, int64_t n, int64_t k, int64_t blocksize, const std::string& type,
                       nb::handle nested_absmax, nb::handle nested_code, nb::handle offset, int64_t threads,

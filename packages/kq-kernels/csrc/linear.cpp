@@ -16,14 +16,12 @@ constexpr int64_t kFloatsPerLine = 16;  // no two threads' scratch shares a cach
 int64_t ceil_div(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
 
-size_t itemsize(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
-
 const void* advance(const void* p, DType dtype, int64_t elements) {
-    return static_cast<const char*>(p) + elements * static_cast<int64_t>(itemsize(dtype));
+    return static_cast<const char*>(p) + elements * itemsize(dtype);
 }
 
 void* advance(void* p, DType dtype, int64_t elements) {
-    return static_cast<char*>(p) + elements * static_cast<int64_t>(itemsize(dtype));
+    return static_cast<char*>(p) + elements * itemsize(dtype);
 }
 
 void few(const LinearProblem& p, const FewKernels& kernels) {

@@ -24,5 +24,6 @@ NB_MODULE(_native, m) {
     m.def("set_isa", &kq::set_isa, "name"_a);
     kq::bind_blockwise(m);
     kq::bind_linear(m);
+    kq::bind_grouped(m);
     kq::bind_optimizer(m);
 }

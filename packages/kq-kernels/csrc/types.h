@@ -9,6 +9,16 @@ namespace kq {
 
 enum class DType { float32, bfloat16, float16, uint8 };
 
+static inline int64_t itemsize(DType dtype) {
+    switch (dtype) {
+        case DType::float32: return 4;
+        case DType::bfloat16:
+        case DType::float16: return 2;
+        case DType::uint8: return 1;
+    }
+    return 0;
+}
+
 struct bf16 {
     uint16_t bits;
 };
@@ -38,9 +48,13 @@ struct Scales {
     const float* nested_absmax = nullptr;
     const float* nested_code = nullptr;
     float offset = 0.0f;
+    // Blocks before the first of this matrix, where it is part of a larger tensor: nested blocks are counted
+    // from that tensor's first scale.
+    int64_t first_block = 0;
 };
 
 static inline float scale_of_block(const Scales& s, int64_t block) {
+    block += s.first_block;
     if (s.absmax != nullptr) return s.absmax[block];
     const float scaled = s.nested_code[s.codes[block]] * s.nested_absmax[block >> 8];
     return scaled + s.offset;

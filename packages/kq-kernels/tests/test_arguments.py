@@ -54,6 +54,28 @@ def backward_arguments() -> dict:
     }
 
 
+def grouped_arguments() -> dict:
+    """Three weights [2, 64]."""
+    return {
+        "x": np.ones((5, 64), np.float32),
+        "codes": np.zeros((3, 2, 32), np.uint8),
+        "absmax": np.ones((3, 2, 1), np.float32),
+        "bias": None,
+        "out": np.zeros((5, 2), np.float32),
+        "counts": [4, 0, 1],
+        "n": 2,
+        "k": 64,
+        "blocksize": 64,
+        "quant_type": "nf4",
+    }
+
+
+def grouped_backward_arguments() -> dict:
+    arguments = grouped_arguments()
+    del arguments["x"], arguments["bias"]
+    return arguments | {"grad": np.ones((5, 2), np.float32), "out": np.zeros((5, 64), np.float32)}
+
+
 def adam_arguments() -> dict:
     code = np.linspace(-1, 1, 256).astype(np.float32)
     return {
@@ -106,6 +128,7 @@ def read_only(a: np.ndarray) -> np.ndarray:
 descending = np.linspace(1, -1, 256).astype(np.float32)
 QUANTIZE, DEQUANTIZE, BLOCKWISE = quantize_arguments, dequantize_arguments, blockwise_arguments
 LINEAR, BACKWARD, ADAM = linear_arguments, backward_arguments, adam_arguments
+GROUPED, GROUPED_BACKWARD = grouped_arguments, grouped_backward_arguments
 # Arguments that are right, the name of one, a wrong value for it, the exception and its message.
 WRONG = [
     (QUANTIZE, "x", np.ones((2, 63), np.float32), ValueError, "expected 128 elements, got 126"),
@@ -160,6 +183,24 @@ WRONG = [
     (BACKWARD, "m", -1, ValueError, "m, k"),
     (BACKWARD, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4'"),
     (LINEAR, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
+    (GROUPED, "counts", [4, 0, -1], ValueError, "counts: expected numbers of rows >= 0"),
+    (GROUPED, "counts", [2 ** 62, 2 ** 62, 0], ValueError, "counts: .* a sum below 2\\^63"),
+    (GROUPED, "counts", [4, 0, 2], ValueError, "x: expected 384 elements, got 320"),
+    (GROUPED, "counts", [4, 1], ValueError, "codes: expected 128 elements, got 192"),
+    (GROUPED, "counts", 5, TypeError, "counts: "),
+    (GROUPED, "n", -1, ValueError, "counts, n: expected sizes >= 0"),
+    (GROUPED, "k", -1, ValueError, "cols: -1 is negative"),
+    (GROUPED, "absmax", np.ones((2, 1), np.float32), ValueError, "absmax: expected 6"),
+    (GROUPED, "bias", np.zeros(2, np.float32), ValueError, "bias: expected 6"),
+    (GROUPED, "bias", np.zeros((3, 2), np.float16), TypeError, "bias: expected float32"),
+    (GROUPED, "out", np.zeros((4, 2), np.float32), ValueError, "out: expected 10"),
+    (GROUPED, "threads", -1, ValueError, "threads"),
+    (GROUPED, "row_stride", 65, ValueError, "x: expected 324 elements, got 320"),
+    (GROUPED, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4'"),
+    (GROUPED_BACKWARD, "counts", [4, 0, -1], ValueError, "counts: expected numbers of rows >= 0"),
+    (GROUPED_BACKWARD, "counts", [4, 0, 2], ValueError, "grad: expected 12 elements, got 10"),
+    (GROUPED_BACKWARD, "out", np.zeros((5, 63), np.float32), ValueError, "out: expected 320"),
+    (GROUPED_BACKWARD, "row_stride", 1, ValueError, "row_stride: expected at least the 2"),
     (ADAM, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
     (ADAM, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
     (ADAM, "grads", [np.ones(8, np.float16)], TypeError, "grads: expected float32"),
@@ -181,6 +222,8 @@ FUNCTIONS = {
     blockwise_arguments: kq_kernels.quantize_blockwise,
     linear_arguments: kq_kernels.linear_4bit,
     backward_arguments: kq_kernels.linear_4bit_backward,
+    grouped_arguments: kq_kernels.linear_4bit_grouped,
+    grouped_backward_arguments: kq_kernels.linear_4bit_grouped_backward,
     adam_arguments: kq_kernels.optimizer_step_8bit,
 }
 

@@ -13,7 +13,14 @@ from kq_conformance.bounds.codes import (
 )
 from kq_conformance.bounds.dequantize import accept_decoded, exact_scales, scale_enclosure
 from kq_conformance.bounds.enclosure import Enclosure
-from kq_conformance.bounds.linear import Product, Sums, WeightForm, judge_sums, weight_forms
+from kq_conformance.bounds.linear import (
+    GroupedProduct,
+    Product,
+    Sums,
+    WeightForm,
+    judge_sums,
+    weight_forms,
+)
 from kq_conformance.bounds.optimizer import (
     Step,
     accept_moment,
@@ -26,6 +33,7 @@ __all__ = [
     "Bits",
     "Codes",
     "Enclosure",
+    "GroupedProduct",
     "Interval",
     "Judgement",
     "Product",

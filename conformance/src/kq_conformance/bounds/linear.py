@@ -34,7 +34,7 @@ from kq_conformance.bounds.acceptance import Interval, Judgement, Rule
 from kq_conformance.bounds.enclosure import Enclosure
 from kq_conformance.floats import FLOAT32, FORMATS, Float64
 
-__all__ = ["Product", "Sums", "WeightForm", "judge_sums", "weight_forms"]
+__all__ = ["GroupedProduct", "Product", "Sums", "WeightForm", "judge_sums", "weight_forms"]
 
 _SOURCE = "kq_conformance.bounds.linear; Higham, ASNA, 2nd ed., section 4.2"
 _U = FLOAT32.unit_roundoff
@@ -135,6 +135,11 @@ class Sums(NamedTuple):
                 size.sum(axis=1, keepdims=True),
             )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Sums"]) -> "Sums":
+        """The sums of products whose rows follow each other."""
+        return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
 
 @dataclass(frozen=True, eq=False)
 class Product:
@@ -158,6 +163,32 @@ class Product:
         return judge_sums(sums, self.bias, self.dtype, got)
 
 
+@dataclass(frozen=True, eq=False)
+class GroupedProduct:
+    """The allowed results of products whose rows follow each other; one form for all weights.
+
+    Attributes:
+        parts: at least one, all with a bias or all without, with the same forms in one order.
+    """
+
+    parts: Sequence[Product]
+
+    def judge(self, got: Float64) -> Judgement:
+        """Judge a result, the rows of all parts; see `judge_sums`."""
+        first = self.parts[0]
+        sums = [
+            (
+                first.forms[i],
+                Sums.joined([Sums.of(part.a, part.forms[i]) for part in self.parts]),
+            )
+            for i in range(len(first.forms))
+        ]
+        biases = [part.bias for part in self.parts if part.bias is not None]
+        rows = [len(part.a) for part in self.parts]
+        bias = np.repeat(np.stack(biases), rows, axis=0) if biases else None
+        return judge_sums(sums, bias, first.dtype, got)
+
+
 def judge_sums(
     sums: Sequence[tuple[WeightForm, Sums]], bias: Float64 | None, dtype: str, got: Float64
 ) -> Judgement:
@@ -168,7 +199,7 @@ def judge_sums(
 
     Args:
         sums: for each form, what its products sum up to.
-        bias: float64 [N] or None.
+        bias: float64 [N], or [M, N], or None.
         dtype: type of the result.
         got: the backend's answer.
     """

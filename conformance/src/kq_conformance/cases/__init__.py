@@ -6,6 +6,7 @@ from functools import cache
 
 from kq_conformance.cases.case import Address, Case, Demand, Mode, Problem, Profile, address
 from kq_conformance.cases.dequantizers import dequantizer_cases
+from kq_conformance.cases.grouped import grouped_cases
 from kq_conformance.cases.large import large_cases
 from kq_conformance.cases.linears import linear_cases
 from kq_conformance.cases.optimizers import optimizer_cases
@@ -30,6 +31,7 @@ _SOURCES = (
     quantizer_cases,
     dequantizer_cases,
     linear_cases,
+    grouped_cases,
     optimizer_cases,
     refusal_cases,
     public_cases,

@@ -19,9 +19,9 @@ from kq_conformance.floats import FORMATS, Array, Float64, Stored, store, values
 from kq_conformance.reference import codebook_4bit, count_blocks, pack, weights_4bit
 from kq_conformance.subject import Outputs, StoredScales, Subject
 
-__all__ = ["probe_cases"]
+__all__ = ["EXACT_SUMS", "probe_cases"]
 
-_EXACT = Rule(
+EXACT_SUMS = Rule(
     "linear, exact sums",
     "x and absmax hold powers of two and few products are not zero: round_dtype(Σ x·code·absmax)",
     "every product and every partial sum is a float32 number, in whatever order and form",
@@ -67,7 +67,7 @@ class ExactSums:
         weights = weights_4bit(w.packed, w.absmax, w.cols, w.quant_type, w.blocksize)
         weights = weights.T if isinstance(self.whole, Linear4bit) else weights
         exact = FORMATS[self._input.dtype].round(values_of(self._input) @ weights)
-        return [Interval("out", exact, exact, exact, _EXACT).judge(values_of(outputs["out"]))]
+        return [Interval("out", exact, exact, exact, EXACT_SUMS).judge(values_of(outputs["out"]))]
 
 
 @dataclass(frozen=True)

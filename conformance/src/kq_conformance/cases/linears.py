@@ -1,17 +1,15 @@
 """Cases of linear_4bit and linear_4bit_backward."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-
-import numpy as np
 
 from kq_conformance.cases.case import Case, Demand, Mode, Profile
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.linear_inputs import damaged, linear_input
 from kq_conformance.cases.linear_probes import probe_cases
 from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
-from kq_conformance.cases.weights import Weights, plain_scales, random_weights
-from kq_conformance.floats import FORMATS, Stored, store
-from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_4bit, pack, spread, unpack
+from kq_conformance.cases.weights import random_weights
+from kq_conformance.floats import FORMATS, store
+from kq_conformance.reference import FOUR_BIT_BLOCKSIZES
 
 __all__ = ["linear_cases"]
 
@@ -35,58 +33,6 @@ _ROWS = (0, 1, 2, 3, 5, 16, 17, 64, 130)
 # M, N or K beyond what 16 bits count. K is what the layer sums over, N what its gradient does.
 _LARGE = ((2, 3, (1 << 16) + 65), (2, (1 << 16) + 65, 7), ((1 << 16) + 5, 2, 33))
 _LARGE_BACKWARD = (*_LARGE[:2], ((1 << 16) + 5, 33, 2))
-_FEW_PRODUCTS = 6  # that are not zero, in every second row of an input
-
-
-def _input(draw: Draw, rows: int, cols: int, kind: str, dtype: str) -> Stored:
-    """Rows of different size, every second one with few numbers that are not zero.
-
-    A long sum may err by much, in the worst order; a short one may not, and shows what a weight is
-    to a few units of its last place.
-
-    Args:
-        draw: random numbers.
-        rows: M.
-        cols: K, or N for a gradient.
-        kind: "" or "nonfinite": NaN and infinities in some rows; "denormal": below the normal
-            range; "overflow": so large that some results are beyond the largest number.
-        dtype: type of the result.
-    """
-    chosen = FORMATS[dtype]
-    values = draw.bell(rows, cols) * draw.magnitudes(-3, 3, rows, 1)
-    if cols > _FEW_PRODUCTS:
-        kept = draw.integers(cols, rows, _FEW_PRODUCTS)
-        kept[:, 0] = cols - 1
-        few = np.zeros((rows, cols), dtype=bool)
-        np.put_along_axis(few, kept, True, axis=1)
-        values[1::2] *= few[1::2]
-    if kind == "nonfinite":
-        values[0, 0], values[1, cols - 1], values[2, cols // 2] = np.nan, np.inf, -np.inf
-    elif kind == "denormal":
-        subnormals = draw.integers(2 ** (chosen.precision - 1), rows, cols)
-        values = chosen.tiny * draw.signs(rows, cols) * subnormals
-    elif kind == "overflow":
-        values = chosen.largest * draw.signs(rows, cols)
-    return store(values, dtype)
-
-
-def _weights(
-    draw: Draw, shape: tuple[int, int], quant_type: str, blocksize: int, nested: bool, damaged: bool
-) -> Weights:
-    """Weights; `damaged` holds blocks that the quantizer made of NaN and of Inf: codes of zero."""
-    weights = random_weights(draw, *shape, quant_type, blocksize, nested)
-    if damaged:
-        absmax = weights.absmax
-        absmax[1, 0], absmax[2, -1] = np.nan, np.inf
-        broken = ~np.isfinite(spread(absmax, weights.cols, blocksize))
-        book = codebook_4bit(quant_type)
-        codes = np.where(broken, book.zero, unpack(weights.packed, weights.cols))
-        weights = replace(
-            weights,
-            packed=pack(codes.astype(np.uint8), book.zero),
-            scales=plain_scales(absmax),
-        )
-    return weights
 
 
 def _cases(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
@@ -111,11 +57,11 @@ def _cases(quant_type: str, blocksize: int, dtype: str) -> Iterator[Case]:
         parts += [mode.value] if mode is not Mode.VALUES else []
 
         def make(draw: Draw) -> Linear4bit | Linear4bitBackward:
-            damaged = kind == "nonfinite"
-            weights = _weights(draw, (N, K), quant_type, blocksize, nested, damaged)
+            weights = random_weights(draw, N, K, quant_type, blocksize, nested)
+            weights = damaged(weights, 1, 2) if kind == "nonfinite" else weights
             if gradient:
-                return Linear4bitBackward(_input(draw, M, N, kind, dtype), weights)
-            x = _input(draw, M, K, kind, dtype)
+                return Linear4bitBackward(linear_input(draw, M, N, kind, dtype), weights)
+            x = linear_input(draw, M, K, kind, dtype)
             return Linear4bit(x, weights, store(draw.bell(N), dtype) if bias else None)
 
         return Case("/".join(parts), profile, demand, make, mode)

@@ -6,7 +6,14 @@ from dataclasses import replace
 from kq_conformance.cases.case import Case, Demand, Profile
 from kq_conformance.cases.contract import contract_case
 from kq_conformance.cases.draw import Draw
-from kq_conformance.cases.public_problems import BiasGradient, Check, CompressStatistics, Through
+from kq_conformance.cases.grouped_problems import Experts
+from kq_conformance.cases.public_problems import (
+    BiasGradient,
+    Check,
+    CompressStatistics,
+    GroupedBiasGradient,
+    Through,
+)
 from kq_conformance.cases.weights import random_weights
 from kq_conformance.floats import FORMATS, store
 from kq_conformance.reference import OPTIMIZER_BLOCKSIZE
@@ -15,6 +22,7 @@ from kq_conformance.subject import Route
 __all__ = ["ERRORS", "public_cases"]
 
 _PRODUCTS = (Route.PLAIN, Route.TRANSPOSED, Route.SLICED, Route.EXPANDED)
+_MATRICES = (Route.PLAIN, Route.TRANSPOSED, Route.SLICED)  # for functions that take no batches
 _RESULTS = (Route.PLAIN, Route.OUT)
 
 # The cases of the contract that are also called through the public functions, and by which routes.
@@ -46,6 +54,16 @@ _ROUTES: dict[str, tuple[Route, ...]] = {
     "linear_4bit_backward/nf4/b64/{}/m0-n16-k64": (Route.PLAIN,),
     "linear_4bit_backward/nf4/b64/{}/m3-n0-k64": (Route.PLAIN,),
     "linear_4bit_backward/nf4/b64/{}/m3-n4-k0": (Route.PLAIN,),
+    "linear_4bit_grouped/nf4/b64/{}/uneven-n33-k257/bias/nested": _MATRICES,
+    "linear_4bit_grouped/fp4/b64/{}/zeros-between-n33-k257": (Route.PLAIN,),
+    "linear_4bit_grouped/nf4/b64/{}/no-rows-n33-k65/bias": (Route.PLAIN,),
+    "linear_4bit_grouped/nf4/b64/{}/zeros-between-n0-k64/bias": (Route.PLAIN,),
+    "linear_4bit_grouped/nf4/b64/{}/zeros-between-n4-k0/bias": (Route.PLAIN,),
+    "linear_4bit_grouped_backward/nf4/b64/{}/uneven-n33-k257/nested": _MATRICES,
+    "linear_4bit_grouped_backward/fp4/b64/{}/zeros-between-n33-k257/nested": (Route.PLAIN,),
+    "linear_4bit_grouped_backward/nf4/b64/{}/no-rows-n33-k65/nested": (Route.PLAIN,),
+    "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n0-k64/nested": (Route.PLAIN,),
+    "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n4-k0/nested": (Route.PLAIN,),
     "optimizer_step_8bit/adam/{}/plain": (Route.PLAIN,),
     "optimizer_step_32bit/adam/{}/plain": (Route.PLAIN,),
 }
@@ -63,11 +81,15 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "linear_4bit_backward": (
         *("grad", "packed", "absmax", "shape", "blocksize", "quant-type", "layout"),
     ),
+    "linear_4bit_grouped": ("x", "packed", "quant-state", "absmax", "counts", "bias", "nested"),
+    "linear_4bit_grouped_backward": (
+        *("grad", "packed", "absmax", "counts", "shape", "blocksize", "quant-type", "layout"),
+    ),
     "optimizer_step_8bit": (*_STEP, "codes", "absmax", "code-maps"),
     "optimizer_step_32bit": (*_STEP, "states"),
 }
 _WRITES_TO_OUT = ("quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")
-_MEETS_GRADIENTS = ("quantize_4bit", "quantize_blockwise", "linear_4bit")
+_MEETS_GRADIENTS = ("quantize_4bit", "quantize_blockwise", "linear_4bit", "linear_4bit_grouped")
 
 
 def _routed() -> Iterator[Case]:
@@ -113,6 +135,20 @@ def _end_to_end(quant_type: str, dtype: str) -> Iterator[Case]:
         Profile.CORE,
         Demand("linear_4bit", dtype, quant_type, 64),
         gradients,
+    )
+
+    def grouped_gradients(draw: Draw) -> GroupedBiasGradient:
+        counts = (0, 2, 0, 31, 1, 0)
+        E, T, N, K = len(counts), sum(counts), 33, 130
+        experts = Experts(random_weights(draw, E * N, K, quant_type, 64, nested=True), counts)
+        x, bias, grad = (store(draw.bell(*shape), dtype) for shape in ((T, K), (E, N), (T, N)))
+        return GroupedBiasGradient(x, experts, bias, grad)
+
+    yield Case(
+        f"linear_4bit_grouped/{prefix}/bias-gradient",
+        Profile.CORE,
+        Demand("linear_4bit_grouped", dtype, quant_type, 64),
+        grouped_gradients,
     )
 
 

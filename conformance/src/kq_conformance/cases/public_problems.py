@@ -17,14 +17,25 @@ from kq_conformance.bounds import (
 )
 from kq_conformance.cases.case import Demand, Problem
 from kq_conformance.cases.dequantizers import Dequantize4bit
+from kq_conformance.cases.grouped_problems import (
+    Experts,
+    GroupedLinear4bit,
+    GroupedLinear4bitBackward,
+)
 from kq_conformance.cases.linear_problems import Linear4bit, Linear4bitBackward
 from kq_conformance.cases.quantizers import Quantize4bit
 from kq_conformance.cases.weights import Weights
 from kq_conformance.floats import FLOAT32, Float64, Stored, store, stored_bytes, values_of
-from kq_conformance.reference import NESTED_BLOCKSIZE, block_absmax, dynamic_map, spread
+from kq_conformance.reference import (
+    NESTED_BLOCKSIZE,
+    block_absmax,
+    dynamic_map,
+    groups,
+    spread,
+)
 from kq_conformance.subject import Outputs, Route, StoredScales, Subject
 
-__all__ = ["BiasGradient", "Check", "CompressStatistics", "Through"]
+__all__ = ["BiasGradient", "Check", "CompressStatistics", "GroupedBiasGradient", "Through"]
 
 _SOURCE = "conformance/README.md, 'Bounds'; Higham, ASNA, 2nd ed., eq. 3.5"
 
@@ -54,6 +65,20 @@ class PublicFunctions(Subject, Protocol):
         blocksize: int,
     ) -> Outputs:
         """The product and its gradients by autograd."""
+
+    def grouped_gradients(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored,
+        counts: Sequence[int],
+        grad: Stored,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """The products of many experts and their gradients by autograd."""
 
     def check(
         self, name: str, op: str, dtype: str, quant_type: str | None, blocksize: int | None
@@ -131,18 +156,56 @@ class BiasGradient:
             {"out": outputs["grad_x"]}, strictness
         )
         named = [replace(each, quantity="grad_x") for each in gradient]
-        return [*product, *named, self._judge_bias(outputs["grad_bias"])]
+        return [*product, *named, _bias_gradient([values_of(self.grad)], outputs["grad_bias"])]
 
-    def _judge_bias(self, got: Stored) -> Judgement:
-        """A sum of M numbers in float32, in any order, and one rounding to the type of the bias."""
+
+@dataclass(frozen=True)
+class GroupedBiasGradient:
+    """The products of many experts, and the gradients of x and of their biases by autograd."""
+
+    x: Stored
+    experts: Experts
+    bias: Stored
+    grad: Stored
+
+    def call(self, subject: Subject) -> Outputs:
+        """See `Problem.call`."""
+        w = self.experts.weights
+        return _public(subject).grouped_gradients(
+            self.x,
+            stored_bytes(w.packed),
+            w.scales,
+            self.bias,
+            self.experts.counts,
+            self.grad,
+            quant_type=w.quant_type,
+            blocksize=w.blocksize,
+        )
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """See `Problem.judge`."""
+        product = GroupedLinear4bit(self.x, self.experts, self.bias).judge(outputs, strictness)
+        gradient = GroupedLinear4bitBackward(self.grad, self.experts).judge(
+            {"out": outputs["grad_x"]}, strictness
+        )
+        named = [replace(each, quantity="grad_x") for each in gradient]
         grad = values_of(self.grad)
-        n = max(len(grad) - 1, 0)
-        u = FLOAT32.unit_roundoff
-        radius = n * u / (1 - n * u) * np.abs(grad).sum(axis=0)
-        exact = grad.sum(axis=0)
-        ends = exact - radius, exact + radius
-        accepted = Interval.rounded("grad_bias", exact, ends, self.grad.dtype, _BIAS_GRADIENT)
-        return accepted.judge(values_of(got))
+        parts = [grad[rows] for rows in groups(self.experts.counts)]
+        return [*product, *named, _bias_gradient(parts, outputs["grad_bias"])]
+
+
+def _bias_gradient(parts: Sequence[Float64], got: Stored) -> Judgement:
+    """For each bias a sum of M numbers in float32, in any order, and one rounding to its type."""
+    u = FLOAT32.unit_roundoff
+    additions = np.array([[max(len(part) - 1, 0)] for part in parts])
+    sizes, exact = (
+        np.stack([each.sum(axis=0) for each in of])
+        for of in ([np.abs(part) for part in parts], parts)
+    )
+    radius = additions * u / (1 - additions * u) * sizes
+    ends = exact - radius, exact + radius
+    accepted = Interval.rounded("grad_bias", exact, ends, got.dtype, _BIAS_GRADIENT)
+    return accepted.judge(values_of(got).reshape(exact.shape))
 
 
 _NESTED_CODE = Rule(

@@ -56,6 +56,8 @@ _CALLS = {
     "dequantize_blockwise/dynamic-signed/b256/{}/all-codes": (0, -64),
     "linear_4bit/nf4/b64/{}/m5-n33-k257": (48, 0, -64),
     "linear_4bit_backward/nf4/b64/{}/m5-n33-k257": (48, 0, -64),
+    "linear_4bit_grouped/nf4/b64/{}/uneven-n33-k257": (48, 0, -64),
+    "linear_4bit_grouped_backward/nf4/b64/{}/uneven-n33-k257/nested": (48, 0, -64),
     "optimizer_step_8bit/adam/{}/plain": (),
     "optimizer_step_32bit/adam/{}/plain": (),
 }

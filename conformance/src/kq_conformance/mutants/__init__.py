@@ -7,6 +7,7 @@ that survives is a fault of the suite.
 
 from kq_conformance.mutants import (
     decoders,
+    experts,
     gradients,
     memories,
     optimizers,
@@ -22,6 +23,7 @@ __all__ = [
     "MUTANTS",
     "Mutant",
     "decoders",
+    "experts",
     "gradients",
     "memories",
     "optimizers",

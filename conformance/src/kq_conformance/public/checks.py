@@ -108,7 +108,8 @@ def _aliasing(sample: Sample, argument: str) -> None:
 def _grad_mode(sample: Sample, argument: str) -> None:
     """Codes and scales have no gradient; a product has one where it is asked for."""
     del argument
-    (_grad_mode_of_product if sample.op == "linear_4bit" else _grad_mode_of_codes)(sample)
+    is_product = sample.op.startswith("linear")
+    (_grad_mode_of_product if is_product else _grad_mode_of_codes)(sample)
 
 
 def _grad_mode_of_codes(sample: Sample) -> None:

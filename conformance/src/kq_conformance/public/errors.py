@@ -158,6 +158,48 @@ def _linear_4bit_backward(forms: _Forms) -> dict[str, Rows]:
     }
 
 
+def _linear_4bit_grouped(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    x, packed, state, _, bias = plain.arguments.values()
+    of_8_bits, flat = replace(state, quant_type=None), replace(state, shape=torch.Size((18, 70)))
+    biases = (bias[:2], bias.flatten(), other_type(bias), bias.int(), elsewhere(bias))
+    lists = ([2, 3], [2, 0, 2], [-1, 3, 3], [2.0, 0, 3], [2**63, 0, 0], 5, None)
+    return {
+        "x": wrong(plain, "x", *_inputs(x), x[:, 1:], x[0], x[None]),
+        "packed": wrong_codes(plain, "packed") + wrong(plain, "packed", elsewhere(packed)),
+        "quant-state": wrong(plain, "quant_state", None, "nf4", of_8_bits)
+        + wrong(plain, "quant_state", flat, also=("shape",)),
+        "absmax": wrong_scales(plain),
+        "counts": wrong(plain, "counts", *lists) + _counts(forms["counted"]),
+        "bias": wrong(plain, "bias", *biases, NOT_A_TENSOR),
+        "nested": wrong_nested(forms["nested"]),
+    }
+
+
+def _linear_4bit_grouped_backward(forms: _Forms) -> dict[str, Rows]:
+    plain = forms["plain"]
+    grad, absmax = plain.arguments["grad"], plain.arguments["absmax"]
+    # As above: the registered op itself.
+    return {
+        "grad": wrong(plain, "grad", grad[:, 1:], grad[0], grad.double(), grad.int()),
+        "packed": wrong_codes(plain, "packed")[:2]
+        + wrong(plain, "packed", elsewhere(plain.arguments["packed"])),
+        "absmax": wrong(plain, "absmax", absmax[1:], absmax.half(), elsewhere(absmax)),
+        "counts": _counts(plain),
+        "shape": wrong(plain, "shape", [18, 70]),
+        "blocksize": wrong(plain, "blocksize", *_BLOCKSIZES_4BIT[:4]),
+        "quant-type": wrong(plain, "quant_type", *_QUANT_TYPES[:2]),
+        "layout": wrong(plain, "layout", *_LAYOUTS[:1]),
+    }
+
+
+def _counts(call: Invocation) -> Rows:
+    """Row counts in a tensor of a wrong type, shape, device or sum."""
+    right = call.arguments["counts"]
+    values = (right.float(), right.bool(), right[1:], right[None], elsewhere(right), right + 1)
+    return wrong(call, "counts", *values, right - 1)
+
+
 def _step(plain: Invocation) -> dict[str, Rows]:
     """What both optimizer steps refuse."""
     params, grads, steps = (plain.arguments[name] for name in ("params", "grads", "steps"))
@@ -210,6 +252,8 @@ WRONG: dict[str, Callable[[_Forms], dict[str, Rows]]] = {
     "dequantize_blockwise": _dequantize_blockwise,
     "linear_4bit": _linear_4bit,
     "linear_4bit_backward": _linear_4bit_backward,
+    "linear_4bit_grouped": _linear_4bit_grouped,
+    "linear_4bit_grouped_backward": _linear_4bit_grouped_backward,
     "optimizer_step_8bit": _optimizer_step_8bit,
     "optimizer_step_32bit": _optimizer_step_32bit,
 }

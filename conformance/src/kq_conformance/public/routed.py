@@ -164,6 +164,54 @@ class RoutedOperations:
         (out,) = call.run(gradients_of, y, [x], upstream)
         return call.result("out", out, (m, cols), grad.dtype)
 
+    def linear_4bit_grouped(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored | None,
+        counts: Sequence[int],
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """See `Subject.linear_4bit_grouped`."""
+        call, (rows, k) = self._new_call(), x.bits.shape
+        codes, (experts, n) = _of_experts(packed, counts)
+        out = call.run(
+            kq.linear_4bit_grouped,
+            call.take_routed("x", x),
+            call.take("packed", codes),
+            state_4bit(call, scales, (experts, n, k), x.dtype, quant_type, blocksize),
+            list(counts),
+            None if bias is None else call.take("bias", bias),
+        )
+        return call.result("out", out, (rows, n), x.dtype)
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        counts: Sequence[int],
+        cols: int,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """See `Subject.linear_4bit_grouped_backward`: the gradient of x by autograd."""
+        call, (rows, n) = self._new_call(), grad.bits.shape
+        upstream = call.take_routed("grad", grad)
+        x = upstream.new_zeros(rows, cols).requires_grad_()
+        stored, (experts, _) = _of_experts(packed, counts)
+        codes = call.take("packed", stored)
+        state = state_4bit(call, scales, (experts, n, cols), grad.dtype, quant_type, blocksize)
+        # As above: the product is not what is asked here.
+        with kq.use_backend("torch"), torch.enable_grad():
+            y = kq.linear_4bit_grouped(x, codes, state, torch.tensor(counts))
+        (out,) = call.run(gradients_of, y, [x], upstream)
+        return call.result("out", out, (rows, cols), grad.dtype)
+
     def optimizer_step_8bit(
         self,
         rule: str,
@@ -216,6 +264,13 @@ class RoutedOperations:
             name: [to_tensor(stored, self._device) for stored in each]
             for name, each in lists.items()
         }
+
+
+def _of_experts(packed: Stored, counts: Sequence[int]) -> tuple[Stored, tuple[int, int]]:
+    """Codes [E * N, C] as [E, N, C], and (E, N)."""
+    (rows, cols), experts = packed.bits.shape, len(counts)
+    shape = experts, rows // experts
+    return Stored(packed.bits.reshape(*shape, cols), packed.dtype), shape
 
 
 def _listed(updated: dict[str, list[Tensor]]) -> Outputs:

@@ -96,19 +96,17 @@ class _Maker:
         """The dynamic map."""
         return kq.create_dynamic_map(signed).to(self.device)
 
-    def weight(self, sample: Sample, shape: tuple[int, int], nested: bool = False) -> kq.QuantState:
-        """The state of a 4-bit matrix."""
+    def weight(self, sample: Sample, shape: tuple[int, ...], nested: bool = False) -> kq.QuantState:
+        """The state of a 4-bit tensor."""
         assert sample.quant_type is not None
         assert sample.blocksize is not None
-        blocks = -(-shape[1] // sample.blocksize)
+        blocks = (*shape[:-1], -(-shape[-1] // sample.blocksize))
         offset = state2 = None
         if nested:
             offset = self.scales(1).view(())
-            state2 = state_8bit(
-                self.scales(1), self.code_map(), (shape[0], blocks), "float32", blocksize=256
-            )
+            state2 = state_8bit(self.scales(1), self.code_map(), blocks, "float32", blocksize=256)
         return kq.QuantState(
-            absmax=self.codes(shape[0], blocks) if nested else self.scales(shape[0], blocks),
+            absmax=self.codes(*blocks) if nested else self.scales(*blocks),
             shape=torch.Size(shape),
             dtype=self.dtype,
             blocksize=sample.blocksize,
@@ -197,6 +195,43 @@ def _linear_4bit_backward(sample: Sample) -> dict[str, Invocation]:
     return {"plain": Invocation(torch.ops.kq.linear_4bit_backward, arguments)}
 
 
+_COUNTS = [2, 0, 3]
+
+
+def _linear_4bit_grouped(sample: Sample) -> dict[str, Invocation]:
+    make, shape = _Maker(sample), (3, 6, 70)
+    plain = Invocation(
+        kq.linear_4bit_grouped,
+        {
+            "x": make.numbers(5, 70),
+            "packed": make.codes(3, 6, 35),
+            "quant_state": make.weight(sample, shape),
+            "counts": _COUNTS,
+            "bias": make.numbers(3, 6),
+        },
+    )
+    return {
+        "plain": plain,
+        "nested": plain.having(quant_state=make.weight(sample, shape, nested=True)),
+        "counted": plain.having(counts=torch.tensor(_COUNTS)),
+    }
+
+
+def _linear_4bit_grouped_backward(sample: Sample) -> dict[str, Invocation]:
+    make, shape = _Maker(sample), (3, 6, 70)
+    arguments = {
+        "grad": make.numbers(5, 6),
+        "packed": make.codes(3, 6, 35),
+        "absmax": make.weight(sample, shape).absmax,
+        "counts": torch.tensor(_COUNTS),
+        "shape": list(shape),
+        "blocksize": sample.blocksize,
+        "quant_type": sample.quant_type,
+        "layout": "row",
+    }
+    return {"plain": Invocation(torch.ops.kq.linear_4bit_grouped_backward, arguments)}
+
+
 _HYPER = {
     "lr": 1e-3,
     "beta1": 0.9,
@@ -247,6 +282,8 @@ _FORMS: dict[str, Callable[[Sample], dict[str, Invocation]]] = {
     "dequantize_blockwise": _dequantize_blockwise,
     "linear_4bit": _linear_4bit,
     "linear_4bit_backward": _linear_4bit_backward,
+    "linear_4bit_grouped": _linear_4bit_grouped,
+    "linear_4bit_grouped_backward": _linear_4bit_grouped_backward,
     "optimizer_step_8bit": _optimizer_step_8bit,
     "optimizer_step_32bit": _optimizer_step_32bit,
 }

@@ -1,6 +1,7 @@
 """A backend behind the public functions: the operations, and what only those functions have."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -135,6 +136,53 @@ class PublicSubject(RoutedOperations):
             call.result("out", y.detach().flatten(0, 1), (m, n), x.dtype)
             | call.result("grad_x", grad_x.flatten(0, 1), (m, k), x.dtype)
             | call.result("grad_bias", grad_bias, (n,), x.dtype)
+        )
+
+    def grouped_gradients(
+        self,
+        x: Stored,
+        packed: Stored,
+        scales: StoredScales,
+        bias: Stored,
+        counts: Sequence[int],
+        grad: Stored,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> Outputs:
+        """The products of E experts, and their gradients by autograd.
+
+        Args:
+            x: [T, K].
+            packed: [E * N, ceil(K/2)].
+            scales: of the weights.
+            bias: [E, N].
+            counts: rows of each expert.
+            grad: [T, N], the gradient of the products.
+            quant_type: "nf4" or "fp4".
+            blocksize: elements that share a scale.
+
+        Returns:
+            "out" [T, N], "grad_x" [T, K], "grad_bias" [E, N].
+
+        Raises:
+            RouteMissingError: if the backend does not declare both operations that this takes.
+        """
+        for op in ("linear_4bit_grouped", "linear_4bit_grouped_backward"):
+            self._needs(op, x.dtype, quant_type=quant_type, blocksize=blocksize)
+        call, (rows, k), (experts, n) = self._new_call(), x.bits.shape, bias.bits.shape
+        leaf, added = (
+            call.take(name, each).requires_grad_() for name, each in (("x", x), ("bias", bias))
+        )
+        codes, upstream = call.take("packed", packed), call.take("grad", grad)
+        state = state_4bit(call, scales, (experts, n, k), x.dtype, quant_type, blocksize)
+        with torch.enable_grad():
+            y = call.run(kq.linear_4bit_grouped, leaf, codes, state, list(counts), added)
+        grad_x, grad_bias = call.run(gradients_of, y, [leaf, added], upstream)
+        return (
+            call.result("out", y.detach(), (rows, n), x.dtype)
+            | call.result("grad_x", grad_x, (rows, k), x.dtype)
+            | call.result("grad_bias", grad_bias, (experts, n), x.dtype)
         )
 
     def check(

@@ -43,10 +43,14 @@ def registered(sample: Sample) -> _Registered:
             (packet.default, arguments | {"dtype": out.dtype}),
             (packet.out, arguments | {"out": out}),
         ]
-    if sample.op == "linear_4bit":
+    if sample.op in ("linear_4bit", "linear_4bit_grouped"):
         found = [(packet.inference, _weight(plain))]
+        if "counts" in plain:
+            # The gradient of a bias adds up the rows of each expert.
+            counts = forms["counted"]["counts"]
+            found.append((torch.ops.kq.grouped_sum.default, {"x": plain["x"], "counts": counts}))
         backward = kq.explain(
-            "linear_4bit_backward",
+            f"{sample.op}_backward",
             device=sample.device,
             dtype=getattr(torch, sample.dtype),
             quant_type=str(sample.quant_type),
@@ -68,6 +72,8 @@ def _weight(arguments: dict[str, Any]) -> dict[str, Any]:
     state = rest.pop("quant_state")
     if "A" in rest:
         rest["packed"] = rest.pop("A")
+    if "counts" in rest:
+        rest["counts"] = torch.as_tensor(rest["counts"])
     return rest | {
         "absmax": state.absmax,
         "shape": list(state.shape),

@@ -23,7 +23,13 @@ from kq_conformance.reference.fourbit import (
     unpack,
     weights_4bit,
 )
-from kq_conformance.reference.linear import linear, linear_backward
+from kq_conformance.reference.linear import (
+    groups,
+    linear,
+    linear_backward,
+    linear_grouped,
+    linear_grouped_backward,
+)
 from kq_conformance.reference.optimizer import (
     OPTIMIZER_BLOCKSIZE,
     Hyper,
@@ -51,8 +57,11 @@ __all__ = [
     "dequantize_blockwise",
     "dynamic_map",
     "encode",
+    "groups",
     "linear",
     "linear_backward",
+    "linear_grouped",
+    "linear_grouped_backward",
     "pack",
     "quantize_4bit",
     "quantize_blockwise",

@@ -11,6 +11,7 @@ from .four_bit import (
     quantize_fp4,
     quantize_nf4,
 )
+from .grouped import linear_4bit_grouped
 from .linear import linear_4bit
 from .optimizer import optimizer_step_8bit, optimizer_step_32bit
 from .registry import backends
@@ -36,6 +37,7 @@ __all__ = [
     "explain",
     "get_4bit_type",
     "linear_4bit",
+    "linear_4bit_grouped",
     "optimizer_step_8bit",
     "optimizer_step_32bit",
     "quantize_4bit",

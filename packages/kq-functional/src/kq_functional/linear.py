@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import is_autocast_available
 
 from . import eager
 from .arguments import check_optional_tensors, check_state, check_tensors
 from .backends.base import Scales
-from .formats import FLOAT_DTYPES
+from .operands import autocast, is_differentiable, needs_grad
 from .ops import linear as ops
 from .state import QuantState
 
@@ -88,17 +87,13 @@ def linear_4bit_parts(
     return _dispatched(x, bias, *weight)
 
 
-def _needs_grad(x: Tensor, bias: Tensor | None) -> bool:
-    return x.requires_grad or (bias is not None and bias.requires_grad)
-
-
 _Weight = tuple[Tensor, Scales, Sequence[int], int, str, str]
 
 
 def _plain(x: Tensor, bias: Tensor | None, weight: _Weight) -> Tensor | None:
     """Compute past the dispatcher, or return None to have it called."""
     if torch.is_grad_enabled():
-        if _needs_grad(x, bias):
+        if needs_grad(x, bias):
             if not x.is_cpu or eager.is_wrapped(x) or eager.is_wrapped(bias):
                 return None
             return _apply(x, bias, weight)
@@ -130,16 +125,8 @@ def _dispatched(x: Tensor, bias: Tensor | None, *weight: Any) -> Tensor:
     """Call the registered op."""
     check_tensors(x=x, packed=weight[0])
     check_optional_tensors(bias=bias)
-    device_type = x.device.type
-    if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-        # What is no operand at all is left as it is, to be refused.
-        x = x.to(dtype) if x.dtype in FLOAT_DTYPES else x
-        bias = bias.to(dtype) if bias is not None and bias.dtype in FLOAT_DTYPES else bias
-    needs_grad = torch.is_grad_enabled() and _needs_grad(x, bias)
-    # A traced graph always gets the differentiable op: tracing hides the difference in cost.
-    differentiable = needs_grad or torch.compiler.is_compiling()
-    op = ops.linear_4bit if differentiable else ops.linear_4bit_inference
+    x, bias = autocast(x, bias)
+    op = ops.linear_4bit if is_differentiable(x, bias) else ops.linear_4bit_inference
     return _call(op, x, bias, *weight)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,3 +20,12 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Non
         torch.addmm(bias, rows, weight, out=result)
     if single:
         out.copy_(result[:1])
+
+
+def segments(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Yield (index, rows) for each group that has rows; the groups lie one after the other."""
+    start = 0
+    for index, count in enumerate(counts):
+        if count:
+            yield index, slice(start, start + count)
+        start += count

@@ -14,6 +14,10 @@ length of a row, is the distance in elements from one row to the next (None: no 
 is then the memory from the first to the last element, ``(rows - 1) * row_stride + cols`` elements
 (none if a size is 0); what lies between the rows is not read. All other arrays are contiguous.
 
+``linear_4bit_grouped`` multiplies the rows of many experts at once: ``counts`` lists how many rows
+of ``x`` belong to each, one after the other. ``codes``, ``absmax`` and ``bias`` are those of all
+experts, one weight [n, k] after the other.
+
 Formats are specified in ``docs/FORMAT.md``: blocks run along rows and never cross them.
 """
 
@@ -31,6 +35,8 @@ from kq_kernels._native import (
     isa,
     linear_4bit,
     linear_4bit_backward,
+    linear_4bit_grouped,
+    linear_4bit_grouped_backward,
     optimizer_step_8bit,
     quantize_4bit,
     quantize_blockwise,
@@ -45,6 +51,8 @@ __all__ = [
     "isa",
     "linear_4bit",
     "linear_4bit_backward",
+    "linear_4bit_grouped",
+    "linear_4bit_grouped_backward",
     "optimizer_step_8bit",
     "quantize_4bit",
     "quantize_blockwise",

@@ -15,6 +15,8 @@ OPS = {
     "dequantize_blockwise": "dtype",
     "linear_4bit": "x",
     "linear_4bit_backward": "grad",
+    "linear_4bit_grouped": "x",
+    "linear_4bit_grouped_backward": "grad",
     "optimizer_step_8bit": "params",
     "optimizer_step_32bit": "params",
 }
@@ -77,9 +79,9 @@ class Backend:
     Tensors: all are on one device and allocated by the caller; a backend writes into the outputs
     and changes nothing else. R, C are the matrix view of `kq_functional.formats`; nb is
     ceil(C / blocksize). Sizes may be zero. The unquantized input of a matrix op (`A` of the
-    quantizing ops, `x` of `linear_4bit`, `grad` of `linear_4bit_backward`) is contiguous, or its
-    rows lie apart: stride(1) == 1 and stride(0) >= C. What is between its rows belongs to others
-    and is not to be relied on. Every other tensor is contiguous.
+    quantizing ops, `x` of the linear layers, `grad` of their gradients) is contiguous, or its rows
+    lie apart: stride(1) == 1 and stride(0) >= C. What is between its rows belongs to others and is
+    not to be relied on. Every other tensor is contiguous.
 
     Arguments: what is declared must work. What is not declared (a dtype, device, quant_type, block
     size or rule) is refused with NotImplementedError, TypeError or ValueError before anything is
@@ -182,6 +184,40 @@ class Backend:
         blocksize: int,
     ) -> None:
         """Compute `linear_4bit_backward` likewise, with grad [..., N] and out [..., K]."""
+        raise NotImplementedError
+
+    def linear_4bit_grouped(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute `linear_4bit` with E weights: the first counts[0] rows of x by the first of them.
+
+        x [T, K] and out [T, N] are sorted by weight; counts, E numbers >= 0, add up to T. The
+        weights are one matrix W [E * N, K] in row layout, so that the rows e * N to (e + 1) * N are
+        weight e; blocks of nested scales are counted over all of it. bias is [E, N].
+        """
+        raise NotImplementedError
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Compute out [T, K], `linear_4bit_backward` of grad [T, N] with the weight of each row."""
         raise NotImplementedError
 
     def optimizer_step_8bit(

@@ -31,6 +31,8 @@ _CAPABILITIES = (
     Capability("dequantize_blockwise", _DTYPES, _CPU),
     _four_bit("linear_4bit"),
     _four_bit("linear_4bit_backward"),
+    _four_bit("linear_4bit_grouped"),
+    _four_bit("linear_4bit_grouped_backward"),
     Capability(
         "optimizer_step_8bit",
         _DTYPES,
@@ -281,6 +283,68 @@ class NativeBackend(Backend):
             nested_code,
             offset,
             torch.get_num_threads(),
+        )
+
+    def linear_4bit_grouped(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit_grouped`."""
+        array, row_stride = _rows("x", x)
+        self._kernels.linear_4bit_grouped(
+            array,
+            _array(packed),
+            _array(scales.absmax),
+            _optional(bias),
+            _array(out),
+            list(counts),
+            out.shape[1],
+            x.shape[1],
+            blocksize,
+            quant_type,
+            _optional(scales.nested_absmax),
+            _optional(scales.nested_code),
+            _optional(scales.offset),
+            torch.get_num_threads(),
+            row_stride,
+        )
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """See `Backend.linear_4bit_grouped_backward`."""
+        array, row_stride = _rows("grad", grad)
+        self._kernels.linear_4bit_grouped_backward(
+            array,
+            _array(packed),
+            _array(scales.absmax),
+            _array(out),
+            list(counts),
+            grad.shape[1],
+            out.shape[1],
+            blocksize,
+            quant_type,
+            _optional(scales.nested_absmax),
+            _optional(scales.nested_code),
+            _optional(scales.offset),
+            torch.get_num_threads(),
+            row_stride,
         )
 
     def optimizer_step_8bit(

@@ -18,7 +18,7 @@ from ..formats import (
     check_quant_type,
     dtype_name,
 )
-from ..products import multiply
+from ..products import multiply, segments
 from ..rules import RULES, check_rule
 from ._torch_codes import (
     block_slice,
@@ -148,6 +148,58 @@ class TorchBackend(Backend):
         weight = grad.new_empty(grad.shape[1], out.shape[1])
         self.dequantize_4bit(packed, scales, weight, quant_type=quant_type, blocksize=blocksize)
         multiply(grad, weight, None, out)
+
+    def linear_4bit_grouped(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        bias: Tensor | None,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Multiply expert by expert, so that one weight is decoded at a time."""
+        _check_4bit("x", x, quant_type, blocksize)
+        absmax, n = expand_scales(scales), out.shape[1]
+        for expert, rows in segments(counts):
+            own = slice(expert * n, (expert + 1) * n)
+            self.linear_4bit(
+                x[rows],
+                packed[own],
+                Scales(absmax[own]),
+                None if bias is None else bias[expert],
+                out[rows],
+                quant_type=quant_type,
+                blocksize=blocksize,
+            )
+
+    def linear_4bit_grouped_backward(
+        self,
+        grad: Tensor,
+        packed: Tensor,
+        scales: Scales,
+        counts: Sequence[int],
+        out: Tensor,
+        *,
+        quant_type: str,
+        blocksize: int,
+    ) -> None:
+        """Multiply expert by expert, so that one weight is decoded at a time."""
+        _check_4bit("grad", grad, quant_type, blocksize)
+        absmax, n = expand_scales(scales), grad.shape[1]
+        for expert, rows in segments(counts):
+            own = slice(expert * n, (expert + 1) * n)
+            self.linear_4bit_backward(
+                grad[rows],
+                packed[own],
+                Scales(absmax[own]),
+                out[rows],
+                quant_type=quant_type,
+                blocksize=blocksize,
+            )
 
     def optimizer_step_8bit(
         self,

@@ -8,6 +8,7 @@ namespace kq::KQ_ISA {
 // out[i] = the scale of block `first` + i, rounded as scale_of_block rounds it.
 static inline void load_scales(const Scales& s, int64_t first, int64_t count, float* out) {
     constexpr int64_t kNestedBlock = 256;
+    first += s.first_block;
     if (s.absmax != nullptr) {
         std::memcpy(out, s.absmax + first, static_cast<size_t>(count) * sizeof(float));
         return;
@@ -34,7 +35,7 @@ static inline void load_scales(const Scales& s, int64_t first, int64_t count, fl
 static inline void load_scales_apart(const Scales& s, int64_t first, int64_t stride, int64_t count,
                                      float* out) {
     if (s.absmax != nullptr) {
-        const float* absmax = s.absmax + first;
+        const float* absmax = s.absmax + s.first_block + first;
         for (int64_t i = 0; i < count; ++i) out[i] = absmax[i * stride];
     } else {
         for (int64_t i = 0; i < count; ++i) out[i] = scale_of_block(s, first + i * stride);
