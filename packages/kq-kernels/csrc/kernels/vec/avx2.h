@@ -213,6 +213,10 @@ static inline f32 spread_scales(const float* scales, int64_t blocksize) {
     if (blocksize >= 64) return _mm256_set1_ps(scales[0]);
     return _mm256_set_m128(_mm_set1_ps(scales[1]), _mm_set1_ps(scales[0]));
 }
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Not _mm_prefetch: gcc takes a function that only calls it for one without effects, and drops the calls.
+static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+}
 
 }  // namespace kq::avx2

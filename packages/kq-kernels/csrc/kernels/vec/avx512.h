@@ -176,6 +176,10 @@ static inline f32 spread_scales(const float* scales, int64_t blocksize) {
     const i32 index = _mm512_srli_epi32(lanes, blocksize == 64 ? 3 : 2);
     return _mm512_permutexvar_ps(index, _mm512_castps128_ps512(_mm_loadu_ps(scales)));
 }
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Not _mm_prefetch: gcc takes a function that only calls it for one without effects, and drops the calls.
+static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+}
 
 }  // namespace kq::avx512
