@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "dispatch.h"
+#include "output_pages.h"
 #include "parallel.h"
 
 namespace kq {
@@ -10,10 +11,15 @@ namespace {
 
 constexpr int64_t kElementsPerThread = 16384;
 
-// Runs kernel(args, begin, end) over the blocks of a matrix, without the interpreter's lock.
+int64_t element_size(DType dtype) { return dtype == DType::uint8 ? 1 : dtype == DType::float32 ? 4 : 2; }
+
+// Runs kernel(args, begin, end) over the blocks of a matrix, without the interpreter's lock. `out` is its
+// large output.
 template <class Args>
-void run_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int threads) {
+void run_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, const Array& out,
+                int threads) {
     nb::gil_scoped_release unlocked;
+    prepare_output(out.data, out.size * element_size(out.dtype));
     const Geometry& g = args.geometry;
     const int64_t blocks = g.cols == 0 ? 0 : g.blocks();
     const int count = thread_count(g.rows * g.cols, kElementsPerThread, threads);
@@ -30,7 +36,7 @@ void quantize_4bit(nb::handle x, nb::handle codes, nb::handle absmax, int64_t ro
     const Array scale = array(absmax, "absmax", Access::write, {DType::float32}, g.blocks());
     const Quantize4Args args{
         in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &codebook_4bit(quant_type(type))};
-    run_blocks(kernels().quantize_4bit, args, thread_argument(threads));
+    run_blocks(kernels().quantize_4bit, args, out, thread_argument(threads));
 }
 
 void dequantize_4bit(nb::handle codes, nb::handle absmax, nb::handle out, int64_t rows, int64_t cols,
@@ -42,7 +48,7 @@ void dequantize_4bit(nb::handle codes, nb::handle absmax, nb::handle out, int64_
     const Array result = array(out, "out", Access::write, kFloats, rows * cols);
     const Dequantize4Args args{in.as<const uint8_t>(),          scale.scales, result.data, result.dtype, g,
                                &codebook_4bit(quant_type(type))};
-    run_blocks(kernels().dequantize_4bit, args, thread_argument(threads));
+    run_blocks(kernels().dequantize_4bit, args, result, thread_argument(threads));
 }
 
 void quantize_blockwise(nb::handle x, nb::handle code, nb::handle codes, nb::handle absmax, int64_t rows,
@@ -55,7 +61,7 @@ void quantize_blockwise(nb::handle x, nb::handle code, nb::handle codes, nb::han
     const Array out = array(codes, "codes", Access::write, {DType::uint8}, rows * cols);
     const Array scale = array(absmax, "absmax", Access::write, {DType::float32}, g.blocks());
     const Quantize8Args args{in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &book};
-    run_blocks(kernels().quantize_blockwise, args, thread_argument(threads));
+    run_blocks(kernels().quantize_blockwise, args, out, thread_argument(threads));
 }
 
 void dequantize_blockwise(nb::handle codes, nb::handle code, nb::handle absmax, nb::handle out, int64_t rows,
@@ -67,7 +73,7 @@ void dequantize_blockwise(nb::handle codes, nb::handle code, nb::handle absmax, 
     const Array result = array(out, "out", Access::write, kFloats, rows * cols);
     const Dequantize8Args args{in.as<const uint8_t>(),  scale.as<const float>(), result.data, result.dtype, g,
                                values.as<const float>()};
-    run_blocks(kernels().dequantize_blockwise, args, thread_argument(threads));
+    run_blocks(kernels().dequantize_blockwise, args, result, thread_argument(threads));
 }
 
 }  // namespace

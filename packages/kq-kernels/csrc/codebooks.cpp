@@ -2,20 +2,32 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <limits>
 
 namespace kq {
 namespace {
 
-// `sorted` has `size` values; fills the tree of their size - 1 midpoints. float64 holds the midpoint of two
-// float32 values exactly unless their exponents lie more than 29 apart.
-void build_tree(const float* sorted, int size, double* tree) {
-    tree[0] = 0.0;
-    int node = 1;
-    for (int width = size; width > 1; width /= 2) {
-        for (int left = width / 2; left < size; left += width) {
-            tree[node++] = (static_cast<double>(sorted[left - 1]) + sorted[left]) / 2;
-        }
+// float64 holds the midpoint of two float32 values exactly unless their exponents lie more than 29 apart.
+double midpoint(const float* sorted, int i) { return (static_cast<double>(sorted[i]) + sorted[i + 1]) / 2; }
+
+// The threshold at place `path` of a level, among `size` values, splits the ranks from path * width.
+double tree_threshold(const float* sorted, int size, int level, int path) {
+    const int width = size >> level;
+    return midpoint(sorted, path * width + width / 2 - 1);
+}
+
+// Far more than the roundings of value / scale can move a value that is not above 1.
+constexpr double kBinSlack = 1e-4;
+
+void build_grid(Codebook4* book) {
+    book->regular = true;
+    for (int i = 0; i < 16; ++i) book->regular = book->regular && book->code_of_rank[i] == i;
+    for (int bin = 0; bin < 32; ++bin) {
+        const double left = (bin - kMiddleBin - 0.5 - kBinSlack) / kBinsPerUnit;
+        const double right = (bin - kMiddleBin + 0.5 + kBinSlack) / kBinsPerUnit;
+        const auto below = std::lower_bound(book->thresholds, book->thresholds + 15, left);
+        book->rank_of_bin[bin] = static_cast<int32_t>(below - book->thresholds);
+        book->regular = book->regular && std::upper_bound(below, book->thresholds + 15, right) - below <= 1;
     }
 }
 
@@ -27,8 +39,16 @@ Codebook4 make_4bit(const uint32_t (&bits_by_code)[16], const int32_t (&code_of_
         book.code_of_rank[i] = code_of_rank[i];
     }
     for (int i = 0; i < 16; ++i) sorted[i] = book.values[code_of_rank[i]];
-    build_tree(sorted, 16, book.thresholds);
+    for (int i = 0; i < 15; ++i) book.thresholds[i] = midpoint(sorted, i);
+    book.thresholds[15] = std::numeric_limits<double>::infinity();
+    book.tree[0] = 0.0;
+    for (int level = 0; level < 4; ++level) {
+        for (int path = 0; path < 1 << level; ++path) {
+            book.tree[(1 << level) + path] = tree_threshold(sorted, 16, level, path);
+        }
+    }
     book.zero = static_cast<uint8_t>(std::find(book.values, book.values + 16, 0.0f) - book.values);
+    build_grid(&book);
     return book;
 }
 
@@ -50,10 +70,16 @@ const Codebook4& codebook_4bit(QuantType type) {
 Codebook8 codebook_8bit(const float* values) {
     Codebook8 book;
     std::copy(values, values + 256, book.values);
-    build_tree(book.values, 256, book.thresholds);
-    int node = 1;
-    while (node < 256) node = 2 * node + (0.0 > book.thresholds[node] ? 1 : 0);
-    book.zero = static_cast<uint8_t>(node - 256);
+    book.tree[0] = 0.0;
+    for (int level = 0; level < 8; ++level) {
+        for (int path = 0; path < 1 << level; ++path) {
+            book.tree[(1 << level) + reversed_bits(path, level)] =
+                tree_threshold(book.values, 256, level, path);
+        }
+    }
+    int zero = 0;
+    while (zero < 255 && 0.0 > midpoint(book.values, zero)) ++zero;
+    book.zero = static_cast<uint8_t>(zero);
     return book;
 }
 

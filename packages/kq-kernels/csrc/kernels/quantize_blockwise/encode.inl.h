@@ -1,4 +1,4 @@
-// Nearest 8-bit codes of a block, decided exactly (see quantize_4bit.inl.h).
+// Nearest 8-bit codes of a block, decided exactly.
 #pragma once
 
 #include "kernels/absmax.inl.h"
@@ -12,14 +12,16 @@ static inline void encode_block_8bit(const T* x, int64_t n, float scale, const C
         std::memset(codes, book.zero, static_cast<size_t>(n));
         return;
     }
-    float thresholds[256];
-    products_down(book.thresholds, scale, thresholds, 256);
-    const Heap256 tree(thresholds);
+    constexpr int64_t kCodes = Search256::kCodes;
+    const Search256 encode(book, scale);
     int64_t i = 0;
-    for (; i + W <= n; i += W) store_u8(codes + i, minus(tree.walk(load(x + i)), 256));
+    for (; i + kCodes <= n; i += kCodes) encode(x + i, codes + i);
     if (i < n) {
-        const int rest = static_cast<int>(n - i);
-        store_u8_n(codes + i, minus(tree.walk(load_n(x + i, rest)), 256), rest);
+        T tail[kCodes] = {};
+        uint8_t encoded[kCodes];
+        std::memcpy(tail, x + i, static_cast<size_t>(n - i) * sizeof(T));
+        encode(tail, encoded);
+        std::memcpy(codes + i, encoded, static_cast<size_t>(n - i));
     }
 }
 

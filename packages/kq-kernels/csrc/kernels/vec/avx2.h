@@ -74,53 +74,41 @@ static inline void store_n(T* p, f32 v, int n) {
     std::memcpy(p, full, static_cast<size_t>(n) * sizeof(T));
 }
 
+static inline uint32_t magnitude_bits(uint32_t bits, bf16) { return bits << 16; }
+static inline uint32_t magnitude_bits(uint32_t bits, f16) {
+    return static_cast<uint32_t>(
+        _mm_cvtsi128_si32(_mm_castps_si128(_mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int32_t>(bits))))));
+}
+static inline uint32_t largest_lane(__m256i v) {
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(m));
+}
+// Magnitudes of 16 bits are in the order of their bits, as those of 32 are.
+template <class T>
 struct AbsMax {
+    static constexpr int kLanes = 2 * W;
     __m256i bits = _mm256_setzero_si256();
-    void update(f32 v) {
-        const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
-        bits = _mm256_max_epi32(bits, magnitude);
+    void update(const T* p) {
+        const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        bits = _mm256_max_epi16(bits, _mm256_and_si256(loaded, _mm256_set1_epi16(0x7fff)));
     }
     uint32_t value() const {
-        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
-        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-        return static_cast<uint32_t>(_mm_cvtsi128_si32(m));
+        const __m256i even = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff));
+        return magnitude_bits(largest_lane(_mm256_max_epi32(even, _mm256_srli_epi32(bits, 16))), T{});
     }
 };
-
-static inline void products_down(const double* t, double s, float* out, int n) {
-    const __m256d scale = _mm256_set1_pd(s);
-    for (int i = 0; i < n; i += 4) {
-        const __m256d product = _mm256_mul_pd(_mm256_loadu_pd(t + i), scale);
-        const __m128 nearest = _mm256_cvtpd_ps(product);
-        // Where rounding went up, take the float below: one less in magnitude if positive, one more if
-        // negative (a negative product that was rounded to -0 becomes the smallest negative number).
-        const __m256d up = _mm256_cmp_pd(_mm256_cvtps_pd(nearest), product, _CMP_GT_OQ);
-        const __m128i moved = _mm256_cvtpd_epi32(_mm256_and_pd(up, _mm256_set1_pd(1.0)));
-        const __m128i bits = _mm_castps_si128(nearest);
-        const __m128i direction = _mm_or_si128(_mm_srai_epi32(bits, 31), _mm_set1_epi32(1));
-        const __m128i below = _mm_sub_epi32(bits, _mm_sign_epi32(moved, direction));
-        _mm_storeu_ps(out + i, _mm_castsi128_ps(below));
+template <>
+struct AbsMax<float> {
+    static constexpr int kLanes = W;
+    __m256i bits = _mm256_setzero_si256();
+    void update(const float* p) {
+        const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        bits = _mm256_max_epi32(bits, _mm256_and_si256(loaded, _mm256_set1_epi32(0x7fffffff)));
     }
-}
-
-static inline i32 step(i32 node, f32 above) {
-    // A true comparison is -1 in every lane.
-    return _mm256_sub_epi32(_mm256_add_epi32(node, node), _mm256_castps_si256(above));
-}
-struct Heap16 {
-    f32 top, leaves;  // nodes 1..7 (0 is unused) and 8..15; a permutation uses three bits of a node
-    explicit Heap16(const float* heap) : top(load(heap)), leaves(load(heap + 8)) {}
-    i32 walk(f32 x) const {
-        i32 node = _mm256_set1_epi32(1);
-        for (int level = 0; level < 3; ++level) node = compare(x, top, node);
-        return compare(x, leaves, node);
-    }
-    static i32 compare(f32 x, f32 heap, i32 node) {
-        return step(node, _mm256_cmp_ps(x, _mm256_permutevar8x32_ps(heap, node), _CMP_GT_OQ));
-    }
+    uint32_t value() const { return largest_lane(bits); }
 };
-static inline i32 minus(i32 a, int32_t b) { return _mm256_sub_epi32(a, _mm256_set1_epi32(b)); }
 
 struct Table16 {
     f32 low, high;
@@ -131,37 +119,21 @@ struct Table16 {
         return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
     }
 };
-struct Map16 {
-    Table16 t;
-    explicit Map16(const int32_t* table) : t(reinterpret_cast<const float*>(table)) {}
-    i32 operator[](i32 index) const { return _mm256_castps_si256(t[index]); }
-};
 
 // Eight loads instead of a gather: not slower on processors with fast gathers, and several times faster
-// where the mitigation of a vulnerability (Downfall) has slowed them down.
+// where the mitigation of a vulnerability (Downfall) has slowed them down. Blends can run on three ports, the
+// insertions that _mm256_setr_ps stands for only on one.
 static inline f32 look_up(const float* table, i32 index) {
     alignas(32) int32_t i[W];
     _mm256_store_si256(reinterpret_cast<__m256i*>(i), index);
-    return _mm256_setr_ps(table[i[0]], table[i[1]], table[i[2]], table[i[3]], table[i[4]], table[i[5]],
-                          table[i[6]], table[i[7]]);
+    // Without this, gcc makes extractions from the register of the loads, and they take three times as long.
+    asm("" : "+m"(i));
+    const auto at = [&](int lane) { return _mm256_broadcast_ss(table + i[lane]); };
+    const f32 a = _mm256_blend_ps(at(0), at(1), 0x02), b = _mm256_blend_ps(at(2), at(3), 0x08);
+    const f32 c = _mm256_blend_ps(at(4), at(5), 0x20), d = _mm256_blend_ps(at(6), at(7), 0x80);
+    return _mm256_blend_ps(_mm256_blend_ps(a, b, 0x0c), _mm256_blend_ps(c, d, 0xc0), 0xf0);
 }
 
-struct Heap256 {
-    Heap16 top;
-    const float* h;
-    explicit Heap256(const float* heap) : top(heap), h(heap) {}
-    i32 walk(f32 x) const {
-        i32 node = top.walk(x);
-        node = compare(x, Table16(h + 16)[node], node);
-        const f32 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(node, 27));
-        node = compare(x, _mm256_blendv_ps(Table16(h + 32)[node], Table16(h + 48)[node], bit4), node);
-        node = compare(x, look_up(h, node), node);
-        return compare(x, look_up(h, node), node);
-    }
-    static i32 compare(f32 x, f32 threshold, i32 node) {
-        return step(node, _mm256_cmp_ps(x, threshold, _CMP_GT_OQ));
-    }
-};
 struct Table256 {
     const float* t;
     explicit Table256(const float* table) : t(table) {}
@@ -175,31 +147,9 @@ static inline i32 load_u8_n(const uint8_t* p, int n) {
     std::memcpy(full, p, static_cast<size_t>(n));
     return load_u8(full);
 }
-static inline void store_u8(uint8_t* p, i32 v) {
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
-}
-static inline void store_u8_n(uint8_t* p, i32 v, int n) {
-    uint8_t full[W];
-    store_u8(full, v);
-    std::memcpy(p, full, static_cast<size_t>(n));
-}
 
-// A pair of codes is one 64-bit lane: the first in its low half, the second in its high half.
-static inline void pack_pairs(uint8_t* p, i32 v) {
-    const __m256i pairs = _mm256_or_si256(_mm256_slli_epi64(v, 4), _mm256_srli_epi64(v, 32));
-    const __m256i bytes = _mm256_shuffle_epi8(
-        pairs, _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
-                                -1, -1, 0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
-    const __m128i four = _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
-    const int32_t word = _mm_cvtsi128_si32(four);
-    std::memcpy(p, &word, 4);
-}
-static inline void pack(uint8_t* p, i32 first_half, i32 second_half) {
-    pack_pairs(p, first_half);
-    pack_pairs(p + 4, second_half);
-}
-// The upper bits of an index are left as they come: look-ups use the low four.
+// A pair of codes is one 64-bit lane: the first in its low half, the second in its high half. The upper bits
+// of an index are left as they come: look-ups use the low four.
 static inline i32 unpack_pairs(const uint8_t* p) {
     int32_t word;
     std::memcpy(&word, p, 4);
@@ -232,6 +182,48 @@ static inline void transpose(i32 (&rows)[W]) {
     }
     for (int i = 0; i < W; ++i) rows[i] = t[i];
 }
+template <class T>
+struct Decoder16 {
+    static constexpr int kCodes = 4 * W;
+    __m256i low_bytes, high_bytes;  // of the 16 values, the same in both halves
+    Decoder16(const Table16& table, f32 scale) {
+        const __m128i low = narrow(mul(table.low, scale), T{});
+        const __m128i high = narrow(mul(table.high, scale), T{});
+        const __m128i byte = _mm_set1_epi16(0xff);
+        const __m128i even = _mm_packus_epi16(_mm_and_si128(low, byte), _mm_and_si128(high, byte));
+        const __m128i odd = _mm_packus_epi16(_mm_srli_epi16(low, 8), _mm_srli_epi16(high, 8));
+        low_bytes = _mm256_broadcastsi128_si256(even);
+        high_bytes = _mm256_broadcastsi128_si256(odd);
+    }
+    void operator()(const uint8_t* codes, T* out) const {
+        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+        // The low eight indices of a half become half of the first vector, the others of the second.
+        const __m256i words = _mm256_cvtepu8_epi16(_mm_shuffle_epi32(packed, 0xd8));
+        const __m256i both = _mm256_or_si256(_mm256_srli_epi16(words, 4), _mm256_slli_epi16(words, 8));
+        const __m256i index = _mm256_and_si256(both, _mm256_set1_epi8(15));
+        const __m256i low = _mm256_shuffle_epi8(low_bytes, index);
+        const __m256i high = _mm256_shuffle_epi8(high_bytes, index);
+        __m256i* to = reinterpret_cast<__m256i*>(out);
+        _mm256_storeu_si256(to, _mm256_unpacklo_epi8(low, high));
+        _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi8(low, high));
+    }
+};
+template <>
+struct Decoder16<float> {
+    static constexpr int kCodes = 2 * W;
+    Table16 values;
+    Decoder16(const Table16& table, f32 scale) : values(table) {
+        values.low = mul(values.low, scale);
+        values.high = mul(values.high, scale);
+    }
+    void operator()(const uint8_t* codes, float* out) const {
+        i32 first, second;
+        unpack(codes, &first, &second);
+        store(out, values[first]);
+        store(out + W, values[second]);
+    }
+};
+
 static inline i32 load_u32(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
@@ -251,7 +243,13 @@ struct SpreadScales {
             _mm256_broadcast_ps(reinterpret_cast<const __m128*>(scales + (col >> shift))), index);
     }
 };
-static inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Not _mm_prefetch: gcc takes a function that only calls it for one without effects, and drops the calls.
+static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+}
+static inline void prefetch_l2(const void* p) {
+    asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+}
 
 }  // namespace kq::avx2

@@ -62,49 +62,41 @@ static inline void store_n(T* p, f32 v, int n) {
     _mm256_mask_storeu_epi16(p, first(n), narrow(v, T{}));
 }
 
+static inline uint32_t magnitude_bits(uint32_t bits, bf16) { return bits << 16; }
+static inline uint32_t magnitude_bits(uint32_t bits, f16) {
+    return static_cast<uint32_t>(
+        _mm_cvtsi128_si32(_mm_castps_si128(_mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int32_t>(bits))))));
+}
+// Magnitudes of 16 bits are in the order of their bits, as those of 32 are.
+template <class T>
 struct AbsMax {
+    static constexpr int kLanes = 2 * W;
     __m512i bits = _mm512_setzero_si512();
-    void update(f32 v) {
-        const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+    void update(const T* p) {
+        const __m512i magnitude = _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi16(0x7fff));
+        bits = _mm512_max_epi16(bits, magnitude);
+    }
+    uint32_t value() const {
+        const __m512i even = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff));
+        const __m512i largest = _mm512_max_epi32(even, _mm512_srli_epi32(bits, 16));
+        return magnitude_bits(static_cast<uint32_t>(_mm512_reduce_max_epi32(largest)), T{});
+    }
+};
+template <>
+struct AbsMax<float> {
+    static constexpr int kLanes = W;
+    __m512i bits = _mm512_setzero_si512();
+    void update(const float* p) {
+        const __m512i magnitude = _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(0x7fffffff));
         bits = _mm512_max_epi32(bits, magnitude);
     }
     uint32_t value() const { return static_cast<uint32_t>(_mm512_reduce_max_epi32(bits)); }
 };
 
-static inline void products_down(const double* t, double s, float* out, int n) {
-    const __m512d scale = _mm512_set1_pd(s);
-    for (int i = 0; i < n; i += 8) {
-        const __m512d product = _mm512_mul_pd(_mm512_loadu_pd(t + i), scale);
-        _mm256_storeu_ps(out + i, _mm512_cvt_roundpd_ps(product, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-    }
-}
-
-static inline i32 step(i32 node, __mmask16 above) {
-    const i32 twice = _mm512_add_epi32(node, node);
-    return _mm512_mask_add_epi32(twice, above, twice, _mm512_set1_epi32(1));
-}
-struct Heap16 {
-    f32 h;
-    explicit Heap16(const float* heap) : h(_mm512_loadu_ps(heap)) {}
-    i32 walk(f32 x) const {
-        i32 node = _mm512_set1_epi32(1);
-        for (int level = 0; level < 4; ++level) {
-            node = step(node, _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(node, h), _CMP_GT_OQ));
-        }
-        return node;
-    }
-};
-static inline i32 minus(i32 a, int32_t b) { return _mm512_sub_epi32(a, _mm512_set1_epi32(b)); }
-
 struct Table16 {
     f32 t;
     explicit Table16(const float* table) : t(_mm512_loadu_ps(table)) {}
     f32 operator[](i32 index) const { return _mm512_permutexvar_ps(index, t); }
-};
-struct Map16 {
-    i32 t;
-    explicit Map16(const int32_t* table) : t(_mm512_loadu_si512(table)) {}
-    i32 operator[](i32 index) const { return _mm512_permutexvar_epi32(index, t); }
 };
 
 // Permutations of 32 values at a time instead of gathers, which the mitigation of a processor
@@ -122,22 +114,6 @@ static inline __mmask16 has_bit(i32 index, int bit) {
     return _mm512_test_epi32_mask(index, _mm512_set1_epi32(1 << bit));
 }
 
-struct Heap256 {
-    Heap16 top;
-    const float* h;
-    explicit Heap256(const float* heap) : top(heap), h(heap) {}
-    // A level's nodes are as many as their number's lowest bits can tell apart.
-    i32 walk(f32 x) const {
-        i32 node = top.walk(x);
-        node = compare(x, _mm512_permutexvar_ps(node, load(h + 16)), node);
-        node = compare(x, look_up_32(h + 32, node), node);
-        node = compare(x, look_up_64(h + 64, node, has_bit(node, 5)), node);
-        return compare(x, look_up_128(h + 128, node, has_bit(node, 5), has_bit(node, 6)), node);
-    }
-    static i32 compare(f32 x, f32 threshold, i32 node) {
-        return step(node, _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ));
-    }
-};
 struct Table256 {
     const float* t;
     explicit Table256(const float* table) : t(table) {}
@@ -153,22 +129,9 @@ static inline i32 load_u8(const uint8_t* p) {
 static inline i32 load_u8_n(const uint8_t* p, int n) {
     return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p));
 }
-static inline void store_u8(uint8_t* p, i32 v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
-}
-static inline void store_u8_n(uint8_t* p, i32 v, int n) {
-    _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(v));
-}
 
-// A pair of codes is one 64-bit lane: the first in its low half, the second in its high half.
-static inline __m128i pack_pairs(i32 v) {
-    return _mm512_cvtepi64_epi8(_mm512_or_si512(_mm512_slli_epi64(v, 4), _mm512_srli_epi64(v, 32)));
-}
-static inline void pack(uint8_t* p, i32 first_half, i32 second_half) {
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), pack_pairs(first_half));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 8), pack_pairs(second_half));
-}
-// The upper bits of an index are left as they come: look-ups use the low four.
+// A pair of codes is one 64-bit lane: the first in its low half, the second in its high half. The upper bits
+// of an index are left as they come: look-ups use the low four.
 static inline i32 unpack_pairs(const uint8_t* p) {
     const i32 bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     return _mm512_or_si512(_mm512_srli_epi64(bytes, 4), _mm512_slli_epi64(bytes, 32));
@@ -207,6 +170,31 @@ static inline void transpose(i32 (&rows)[W]) {
         rows[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
 }
+template <class T>
+struct Decoder16 {
+    static constexpr int kCodes = 2 * W;
+    i32 values;  // twice the 16 values: the fifth bit of an index does not matter
+    Decoder16(const Table16& table, f32 scale)
+        : values(_mm512_broadcast_i64x4(narrow(mul(table.t, scale), T{}))) {}
+    void operator()(const uint8_t* codes, T* out) const {
+        const i32 bytes = load_u8(codes);
+        const i32 words = _mm512_or_si512(_mm512_srli_epi32(bytes, 4), _mm512_slli_epi32(bytes, 16));
+        _mm512_storeu_si512(out, _mm512_permutexvar_epi16(words, values));
+    }
+};
+template <>
+struct Decoder16<float> {
+    static constexpr int kCodes = 2 * W;
+    f32 values;
+    Decoder16(const Table16& table, f32 scale) : values(mul(table.t, scale)) {}
+    void operator()(const uint8_t* codes, float* out) const {
+        i32 first, second;
+        unpack(codes, &first, &second);
+        store(out, _mm512_permutexvar_ps(first, values));
+        store(out + W, _mm512_permutexvar_ps(second, values));
+    }
+};
+
 static inline i32 load_u32(const uint8_t* p) { return _mm512_loadu_si512(p); }
 template <int N>
 static inline i32 shift_right(i32 v) {
@@ -224,7 +212,13 @@ struct SpreadScales {
         return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(scales + (col >> shift))), index);
     }
 };
-static inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Not _mm_prefetch: gcc takes a function that only calls it for one without effects, and drops the calls.
+static inline void prefetch(const void* p) {
+    asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p)));
+}
+static inline void prefetch_l2(const void* p) {
+    asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p)));
+}
 
 }  // namespace kq::avx512

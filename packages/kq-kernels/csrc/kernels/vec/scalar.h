@@ -3,7 +3,7 @@
 //   W            lanes of a vector
 //   f32, i32     W float32 values, W int32 values
 //   load_n       loads n < W values, the other lanes are zero
-//   Heap16       15 thresholds as a search tree; Table16: 16 values to look up
+//   Table16      16 values to look up
 #pragma once
 
 #include <cmath>
@@ -85,58 +85,38 @@ static inline void store(T* p, f32 v) {
 template <class T>
 static inline void store_n(T*, f32, int) {}
 
+// The largest magnitude, as float32 bits, of what update() is shown, kLanes values at a time.
+template <class T>
 struct AbsMax {
+    static constexpr int kLanes = 1;
     uint32_t bits = 0;
-    void update(f32 v) {
-        const uint32_t b = bits_of(v) & 0x7fffffffu;
+    void update(const T* p) {
+        const uint32_t b = bits_of(to_float(*p)) & 0x7fffffffu;
         bits = b > bits ? b : bits;
     }
     uint32_t value() const { return bits; }
 };
-
-// Largest float32 that is not above the product, which is exact in float64.
-static inline void products_down(const double* t, double s, float* out, int n) {
-    for (int i = 0; i < n; ++i) {
-        const double product = t[i] * s;
-        const float nearest = static_cast<float>(product);
-        out[i] = nearest > product ? std::nextafter(nearest, -INFINITY) : nearest;
-    }
-}
-
-struct Heap16 {
-    const float* h;
-    explicit Heap16(const float* heap) : h(heap) {}
-    // Node reached after four comparisons, 16..31.
-    i32 walk(f32 x) const {
-        i32 node = 1;
-        for (int level = 0; level < 4; ++level) node = 2 * node + (x > h[node] ? 1 : 0);
-        return node;
-    }
-};
-static inline i32 minus(i32 a, int32_t b) { return a - b; }
 
 struct Table16 {
     const float* t;
     explicit Table16(const float* table) : t(table) {}
     f32 operator[](i32 index) const { return t[index & 15]; }
 };
-struct Map16 {
-    const int32_t* t;
-    explicit Map16(const int32_t* table) : t(table) {}
-    i32 operator[](i32 index) const { return t[index & 15]; }
-};
 
-// The same for 8-bit codebooks: 255 thresholds with the node after eight comparisons, 256..511, and 256
-// values.
-struct Heap256 {
-    const float* h;
-    explicit Heap256(const float* heap) : h(heap) {}
-    i32 walk(f32 x) const {
-        i32 node = 1;
-        for (int level = 0; level < 8; ++level) node = 2 * node + (x > h[node] ? 1 : 0);
-        return node;
+// The 16 values times a scale, rounded to T: decodes kCodes packed codes at a time.
+template <class T>
+struct Decoder16 {
+    static constexpr int kCodes = 2;
+    T values[16];
+    Decoder16(const Table16& table, f32 scale) {
+        for (int i = 0; i < 16; ++i) from_float(values + i, table.t[i] * scale);
+    }
+    void operator()(const uint8_t* codes, T* out) const {
+        out[0] = values[*codes >> 4];
+        out[1] = values[*codes & 15];
     }
 };
+
 struct Table256 {
     const float* t;
     explicit Table256(const float* table) : t(table) {}
@@ -144,11 +124,8 @@ struct Table256 {
 };
 static inline i32 load_u8(const uint8_t* p) { return *p; }
 static inline i32 load_u8_n(const uint8_t*, int) { return 0; }
-static inline void store_u8(uint8_t* p, i32 v) { *p = static_cast<uint8_t>(v); }
-static inline void store_u8_n(uint8_t*, i32, int) {}
 
-// 2W codes <-> W bytes, the first code of a pair in the high nibble.
-static inline void pack(uint8_t* p, i32 first, i32 second) { *p = static_cast<uint8_t>(first << 4 | second); }
+// W bytes are 2W codes, the first code of a pair in the high nibble.
 static inline void unpack(const uint8_t* p, i32* first, i32* second) {
     *first = *p >> 4;
     *second = *p & 15;
