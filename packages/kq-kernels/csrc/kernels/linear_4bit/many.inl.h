@@ -11,12 +11,14 @@
 
 namespace kq::KQ_ISA {
 
-// Outputs that share a pass over x. Few rows of x stay in the level-2 cache, and the codes had better be read
-// in order; many are read from memory once for all outputs of a pass.
-constexpr int64_t kPassOutputs = 128;
+// Outputs that share a pass over x. Many rows of x are read from memory once for all outputs of a pass; few
+// rows stay in the level-2 cache, and forward it is better then to read the codes in order.
+constexpr int64_t kPassOutputs = 128;  // backward, as many as lie in a cache line of codes
 constexpr int64_t kCachedRows = 48;
 static_assert(kPassOutputs % kOutputs == 0 && kOutputUnit % kOutputs == 0);
-static inline int64_t pass_outputs(int64_t m) { return m <= kCachedRows ? kOutputs : kPassOutputs; }
+static inline int64_t pass_outputs(int64_t m, bool transposed) {
+    return m <= kCachedRows && !transposed ? kOutputs : kPassOutputs;
+}
 
 // The cut of m rows into tiles: the first `taller` ones have `height` + 1 rows, the others `height`.
 struct Tiling {
@@ -28,7 +30,7 @@ struct Tiling {
 };
 
 int64_t many_packed(int64_t m, int64_t depth) { return m * depth; }
-int64_t many_scratch(int64_t m) { return kSliver + pass_outputs(m) * m; }
+int64_t many_scratch(int64_t m) { return kSliver + kPassOutputs * m; }
 
 // Up to W columns of up to W rows of x, to out[column * height + row].
 template <class T>
@@ -104,17 +106,17 @@ static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, f
     const T* bias = static_cast<const T*>(a.bias);
     const Tiling tiling(a.m);
     float* sliver = scratch;
+    float* sums = scratch + kSliver;
     int64_t r0 = 0;
     do {  // once for an empty sum
         const int64_t reduce = depth - r0 < kDepth ? depth - r0 : kDepth;
         for (int64_t i = 0; i < outer; i += kOutputs) {
             const int64_t count = outer - i < kOutputs ? outer - i : kOutputs;
-            float* sums = scratch + kSliver + i * a.m;
             decode_sliver<TRANSPOSED>(a.weight, values, i0 + i, count, r0, reduce, sliver);
             for (int64_t tile = 0; tile < tiling.count; ++tile) {
                 const int64_t first = tiling.begin(tile);
                 const int64_t height = tiling.height_of(tile);
-                float* c = sums + first * kOutputs;
+                float* c = sums + i * a.m + first * kOutputs;
                 kMultiplyTile[height - 1](a.x + r0 * a.m + first * reduce, sliver, reduce, r0 > 0, c);
                 if (r0 + kDepth < depth) continue;
                 for (int64_t j = 0; j < height; ++j) {
@@ -133,7 +135,7 @@ static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, f
 void many_multiply(const Linear4ManyArgs& a, int64_t begin, int64_t end, float* scratch) {
     with_float_type(a.dtype, [&](auto t) {
         using T = decltype(t);
-        const int64_t most = pass_outputs(a.m);
+        const int64_t most = pass_outputs(a.m, a.transposed);
         for (int64_t i = begin; i < end; i += most) {
             const int64_t outer = end - i < most ? end - i : most;
             if (a.transposed) {

@@ -44,7 +44,7 @@ static inline void decode_words(i32 words, f32 scale, const Table16& values, flo
     decode_nibble<7>(words, scale, values, out);
 }
 
-// Rows [i0, i0 + W) of W, of which `count` exist, columns [r0, r0 + reduce).
+// Rows [i0, i0 + W) of W, of which `count` exist, columns [r0, r0 + reduce): W lanes of a sliver.
 static inline void decode_rows(const Weight4& weight, const Table16& values, int64_t i0, int64_t count,
                                int64_t r0, int64_t reduce, float* out) {
     const Geometry& g = weight.geometry;
@@ -73,16 +73,17 @@ static inline void decode_rows(const Weight4& weight, const Table16& values, int
     }
 }
 
-// Rows [r0, r0 + reduce) of W, columns [i0, i0 + outer).
+// Rows [r0, r0 + reduce) of W, columns [i0, i0 + outer): a whole sliver, and never more than one block of a
+// row.
 static inline void decode_columns(const Weight4& weight, const Table16& values, int64_t i0, int64_t outer,
                                   int64_t r0, int64_t reduce, float* out) {
     const Geometry& g = weight.geometry;
     const int64_t bytes = g.bytes_per_row();
     const int64_t blocks = g.blocks_per_row();
-    const int64_t block = i0 / g.blocksize;
-    const uint8_t* packed = weight.codes + i0 / 2;
-    for (int64_t r = 0; r < reduce; ++r) {
-        const uint8_t* codes = packed + (r0 + r) * bytes;
+    const uint8_t* codes = weight.codes + r0 * bytes + i0 / 2;
+    int64_t block = r0 * blocks + i0 / g.blocksize;
+    for (int64_t r = 0; r < reduce; ++r, codes += bytes, block += blocks) {
+        prefetch_l2(codes + kDepth * bytes);
         i32 first, second;
         if (outer == kOutputs) {
             unpack(codes, &first, &second);
@@ -91,7 +92,7 @@ static inline void decode_columns(const Weight4& weight, const Table16& values, 
             std::memcpy(tail, codes, static_cast<size_t>((outer + 1) / 2));
             unpack(tail, &first, &second);
         }
-        const f32 scale = set1(scale_of_block(weight.scales, (r0 + r) * blocks + block));
+        const f32 scale = set1(scale_of_block(weight.scales, block));
         store(out + r * kOutputs, mul(values[first], scale));
         store(out + r * kOutputs + W, mul(values[second], scale));
     }
