@@ -66,7 +66,7 @@ void set_isa(const std::string& name) {
     if (found == all.end()) {
         std::string known;
         for (const Isa& isa : all) known += (known.empty() ? "" : ", ") + isa.name;
-        throw std::invalid_argument("isa: '" + name + "' cannot run on this processor; available: " + known);
+        throw std::invalid_argument("isa: '" + name + "' cannot run here; available: " + known);
     }
     current.store(&*found, std::memory_order_relaxed);
 }

@@ -3,6 +3,8 @@
 // values.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/linear_4bit/bf16_operands.inl.h"
 
 namespace kq::amx {
@@ -67,9 +69,13 @@ static void decode_rows(const Weight4& weight, int64_t i0, int64_t count, int64_
     constexpr int64_t kBlocks = SHORT ? 4 : 2;  // of a chunk, at most
     for (int64_t r = 0; r < reduce; r += kChunk) {
         const int64_t col = r0 + r;
-        const Kept kept(g.cols - col);
         const int64_t byte = col / 2;
         const __mmask64 loaded = bytes - byte >= 64 ? ~__mmask64{0} : (__mmask64{1} << (bytes - byte)) - 1u;
+        const Kept kept(g.cols - col);
+        int64_t block[kBlocks];
+        for (int64_t b = 0; b < kBlocks; ++b) {
+            block[b] = std::min((col + b * (kChunk / kBlocks)) / g.blocksize, blocks - 1);
+        }
         for (int64_t i = 0; i < kUnit; ++i) {
             uint16_t* row = out + r / kTileDepth * 2 * kTile + i / kSide * kTile + i % kSide * kTileDepth;
             if (i >= count) {
@@ -83,9 +89,7 @@ static void decode_rows(const Weight4& weight, int64_t i0, int64_t count, int64_
             avx512::prefetch_l2(codes + kUnit * bytes);
             float scale[kBlocks];
             for (int64_t b = 0; b < kBlocks; ++b) {
-                const int64_t block = (col + b * (kChunk / kBlocks)) / g.blocksize;
-                scale[b] =
-                    scale_of_block(weight.scales, (i0 + i) * blocks + (block < blocks ? block : blocks - 1));
+                scale[b] = scale_of_block(weight.scales, (i0 + i) * blocks + block[b]);
             }
             decode_chunk<SHORT>(_mm512_maskz_loadu_epi8(loaded, codes), scale, values, table, kept, row);
         }
@@ -108,8 +112,9 @@ static inline void decode_columns(const Weight4& weight, int64_t i0, int64_t cou
     static_assert(kUnit <= 32, "columns of a unit lie in one block");
     const Geometry& g = weight.geometry;
     const int64_t bytes = g.bytes_per_row();
+    const int64_t blocks = g.blocks_per_row();
     const avx512::f32 values = avx512::load(weight.book->values);
-    const __mmask16 loaded = static_cast<__mmask16>((1u << (count + 1) / 2) - 1u);
+    const __mmask16 loaded = static_cast<__mmask16>((1u << ((count + 1) / 2)) - 1u);
     const int64_t block = i0 / g.blocksize;
     for (int64_t r = 0; r < round_up(reduce, kTileDepth); r += 2) {
         __m128i codes[2];
@@ -118,7 +123,7 @@ static inline void decode_columns(const Weight4& weight, int64_t i0, int64_t cou
             const bool exists = r + j < reduce;
             const int64_t row = r0 + r + j;
             codes[j] = exists ? _mm_maskz_loadu_epi8(loaded, weight.codes + row * bytes + i0 / 2) : __m128i{};
-            scale[j] = exists ? scale_of_block(weight.scales, row * g.blocks_per_row() + block) : 0.0f;
+            scale[j] = exists ? scale_of_block(weight.scales, row * blocks + block) : 0.0f;
         }
         const avx512::i32 table = scaled_codes(values, scale[0], scale[1]);
         uint16_t* pairs = out + r / kTileDepth * 2 * kTile + r % kTileDepth / 2 * kTileDepth;
