@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/linear_4bit/bf16_operands.inl.h"
 
@@ -20,10 +21,11 @@ static inline avx512::i32 codes_of(avx512::i32 words, avx512::i32 table) {
     return _mm512_ternarylogic_epi32(words, _mm512_set1_epi16(15), table, kFirstAndSecondOrThird);
 }
 
-// The numbers of the tables of a chunk: word i holds codes 4 i to 4 i + 3.
-static inline avx512::i32 table_of_words(int64_t blocksize) {
+// The numbers of the tables of a chunk, times 16: word i holds codes 4 i to 4 i + 3, and a block of 2^shift
+// codes has a table.
+static inline avx512::i32 table_of_words(int shift) {
     int16_t table[32];
-    for (int64_t i = 0; i < 32; ++i) table[i] = static_cast<int16_t>(4 * i / blocksize * 16);
+    for (int i = 0; i < 32; ++i) table[i] = static_cast<int16_t>(4 * i >> shift << 4);
     return _mm512_loadu_si512(table);
 }
 
@@ -65,7 +67,8 @@ static void decode_rows(const Weight4& weight, int64_t i0, int64_t count, int64_
     const int64_t bytes = g.bytes_per_row();
     const int64_t blocks = g.blocks_per_row();
     const avx512::f32 values = avx512::load(weight.book->values);
-    const avx512::i32 table = table_of_words(g.blocksize);
+    const int shift = std::countr_zero(static_cast<uint64_t>(g.blocksize));
+    const avx512::i32 table = table_of_words(shift);
     constexpr int64_t kBlocks = SHORT ? 4 : 2;  // of a chunk, at most
     for (int64_t r = 0; r < reduce; r += kChunk) {
         const int64_t col = r0 + r;
@@ -74,10 +77,11 @@ static void decode_rows(const Weight4& weight, int64_t i0, int64_t count, int64_
         const Kept kept(g.cols - col);
         int64_t block[kBlocks];
         for (int64_t b = 0; b < kBlocks; ++b) {
-            block[b] = std::min((col + b * (kChunk / kBlocks)) / g.blocksize, blocks - 1);
+            block[b] = std::min((col + b * (kChunk / kBlocks)) >> shift, blocks - 1);
         }
         for (int64_t i = 0; i < kUnit; ++i) {
-            uint16_t* row = out + r / kTileDepth * 2 * kTile + i / kSide * kTile + i % kSide * kTileDepth;
+            // The second tile of a pair follows the last row of the first one.
+            uint16_t* row = out + r / kTileDepth * 2 * kTile + i * kTileDepth;
             if (i >= count) {
                 for (int64_t j = 0; j < kChunkTiles; ++j) {
                     _mm512_storeu_si512(row + j * 2 * kTile, avx512::zero_i32());
