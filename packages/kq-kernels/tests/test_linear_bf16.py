@@ -149,7 +149,9 @@ def test_what_is_not_finite_stays_where_it_is(isa, m, k) -> None:
     finite[1] = finite[:, [2, n - 1]] = False
     np.testing.assert_array_equal(np.isfinite(y), finite)
     assert np.isnan(y[:, n - 1]).all()
-    if k == 33:  # the last block is one weight, which is not zero
+    if k == 33 and m == 20:
+        # The last block is one weight, which is not zero. (For few rows, scales multiply sums,
+        # among them those of what is beyond the row: zero.)
         assert np.isinf(np.delete(y[:, 2], 1)).all()
     out = bfloat16.values(backward(grad, codes, absmax, n, k, 32))
     assert not np.isfinite(out[1]).any()
