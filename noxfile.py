@@ -206,6 +206,41 @@ def certify_example(session: nox.Session, profile: str, reports: Path) -> str:
 
 
 @nox.session
+def amx_model(session: nox.Session) -> None:
+    """The kernels that use tiles (AMX), with a model of them: on any processor with AVX-512."""
+    sync(session)
+    if "avx512" not in instruction_sets(session):
+        session.skip("what is not done with tiles is done with AVX-512, which this processor lacks")
+    environment = BUILD / "environments" / "amx-model"
+    session.run(
+        "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
+    )
+    python, command = (str(environment / "bin" / name) for name in ("python", "kq-conformance"))
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", python),
+        *("--config-settings-package", "kq-kernels:cmake.define.KQ_AMX_MODEL=ON"),
+        *("--config-settings-package", f"kq-kernels:build-dir={BUILD / 'amx-model'}"),
+        *("./packages/kq-kernels", "./packages/kq-functional", "./conformance", "pytest"),
+        external=True,
+    )
+    clean = {"PYTHONPATH": ""}  # the packages are those that were installed
+    session.run(
+        *(python, "-m", "pytest", "-q", "-m", "not slow", "-k", "amx or tiles"),
+        *("packages/kq-kernels/tests", "packages/kq-functional/tests/test_tiles.py"),
+        env=clean,
+        external=True,
+    )
+    # All other operations are those of AVX-512.
+    session.run(
+        *(command, "run", "--backend", "native", "--profile", "core", "-j", "2"),
+        *("--select", "linear_4bit*bfloat16*"),
+        env=clean | {"KQ_CPU_ISA": "amx"},
+        external=True,
+    )
+    shutil.rmtree(environment)
+
+
+@nox.session
 def interop(session: nox.Session) -> None:
     """Bytes, values and training against bitsandbytes on real models; takes long."""
     sync(session, "demo", "interop")

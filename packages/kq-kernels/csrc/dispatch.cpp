@@ -4,9 +4,7 @@
 #include <atomic>
 #include <stdexcept>
 
-#if KQ_X86
-#include <cpuid.h>
-#endif
+#include "tile_support.h"
 
 namespace kq {
 namespace {
@@ -25,14 +23,6 @@ bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-
-// The processor has tiles with bf16 products. Using them takes the operating system's permission too, which
-// changes the process; a kernel that uses them has to ask for it first.
-bool has_amx() {
-    unsigned eax, ebx, ecx, edx;
-    if (!has_avx512() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-    return (edx >> 22 & 1u) != 0 && (edx >> 24 & 1u) != 0;
-}
 #endif
 
 std::vector<Isa> find_isas() {
@@ -40,8 +30,7 @@ std::vector<Isa> find_isas() {
 #if KQ_X86
     if (has_avx2()) found.push_back({"avx2", &avx2::kernels});
     if (has_avx512()) found.push_back({"avx512", &avx512::kernels});
-    // No kernel uses tiles yet: the name selects what runs on such a processor today.
-    if (has_amx()) found.push_back({"amx", &avx512::kernels});
+    if (has_avx512() && may_use_tiles()) found.push_back({"amx", &amx::kernels});
 #endif
     return found;
 }
@@ -77,7 +66,7 @@ void set_isa(const std::string& name) {
     if (found == all.end()) {
         std::string known;
         for (const Isa& isa : all) known += (known.empty() ? "" : ", ") + isa.name;
-        throw std::invalid_argument("isa: '" + name + "' cannot run on this processor; available: " + known);
+        throw std::invalid_argument("isa: '" + name + "' cannot run here; available: " + known);
     }
     current.store(&*found, std::memory_order_relaxed);
 }

@@ -54,7 +54,8 @@ void many(const LinearProblem& p, const ManyKernels& kernels, bool transposed) {
     for (int64_t pass = 0; pass < passes; ++pass) {
         const int64_t row = p.m * pass / passes;
         const int64_t rows = p.m * (pass + 1) / passes - row;
-        const PackArgs pack{advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, depth, x};
+        const PackArgs pack{
+            advance(p.x, p.dtype, row * p.row_stride), p.row_stride, p.dtype, rows, depth, x, transposed};
         parallel_ranges(ceil_div(depth, kPackUnit), threads, [&](int64_t begin, int64_t end, int) {
             kernels.pack(pack, begin * kPackUnit, std::min(end * kPackUnit, depth));
         });
@@ -67,21 +68,29 @@ void many(const LinearProblem& p, const ManyKernels& kernels, bool transposed) {
     }
 }
 
+const ManyKernels& many_for(const Kernels& table, DType dtype) {
+    return dtype == DType::bfloat16 ? table.many_bf16 : table.many;
+}
+
+int few_rows_limit(const Kernels& table, DType dtype) {
+    return dtype == DType::bfloat16 ? table.few_rows_limit_bf16 : table.few_rows_limit;
+}
+
 }  // namespace
 
 void linear_4bit(const LinearProblem& p) {
     if (p.m == 0 || p.weight.geometry.rows == 0) return;
     const Kernels& table = kernels();
-    if (p.m <= table.few_rows_limit) {
+    if (p.m <= few_rows_limit(table, p.dtype)) {
         few(p, table.few);
     } else {
-        many(p, table.many, false);
+        many(p, many_for(table, p.dtype), false);
     }
 }
 
 void linear_4bit_backward(const LinearProblem& p) {
     if (p.m == 0 || p.weight.geometry.cols == 0) return;
-    many(p, kernels().many, true);
+    many(p, many_for(kernels(), p.dtype), true);
 }
 
 }  // namespace kq

@@ -17,6 +17,7 @@ NB_MODULE(_native, m) {
 #if KQ_X86
     build["flags_avx2"] = kq::kFlagsAvx2;
     build["flags_avx512"] = kq::kFlagsAvx512;
+    build["flags_amx"] = kq::kFlagsAmx;
 #endif
     m.attr("build") = build;
     m.def("available_isas", &kq::available_isas);

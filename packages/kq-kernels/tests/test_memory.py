@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import bfloat16
 import kernel_definition as definition
 import numpy as np
 import pytest
@@ -104,8 +105,37 @@ def exercise(side: str) -> None:
             )  # fmt: skip
 
 
+def exercise_bf16(side: str) -> None:
+    """Products in bfloat16, which have kernels of their own."""
+
+    def guarded(*shape: int) -> tuple[int, int, str]:
+        kept.append(against_guard_page(np.ones(shape, np.uint16), side))
+        return bfloat16.argument(kept[-1])
+
+    kept: list[np.ndarray] = []
+    for rows, cols, blocksize in [
+        (1, 1, 32),
+        (3, 31, 32),
+        (33, 130, 64),
+        (2, 257, 64),
+        (4, 128, 32),
+    ]:
+        codes = against_guard_page(np.zeros((rows, (cols + 1) // 2), np.uint8), side)
+        absmax = against_guard_page(np.zeros((rows, -(-cols // blocksize)), np.float32), side)
+        for m in (1, 3, 20, 35):
+            sizes = (m, rows, cols, blocksize, "nf4")
+            for gap in (0, 7):
+                wide = guarded((m - 1) * (cols + gap) + cols)
+                y, bias = guarded(m, rows), guarded(rows)
+                kq_kernels.linear_4bit(wide, codes, absmax, bias, y, *sizes, row_stride=cols + gap)
+                grad, out = guarded((m - 1) * (rows + gap) + rows), guarded(m, cols)
+                kq_kernels.linear_4bit_backward(
+                    grad, codes, absmax, out, *sizes, row_stride=rows + gap
+                )
+
+
 @pytest.mark.parametrize("side", ["begin", "end"])
-@pytest.mark.parametrize("what", ["exercise", "exercise_strides"])
+@pytest.mark.parametrize("what", ["exercise", "exercise_strides", "exercise_bf16"])
 @pytest.mark.parametrize("name", kq_kernels.available_isas())
 def test_guard_pages(name, what, side) -> None:
     # In a process of its own: a byte outside is a segmentation fault.

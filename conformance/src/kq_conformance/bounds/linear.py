@@ -25,7 +25,7 @@ so that the bound stays that of float32 accumulation: see `weight_forms`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -135,11 +135,6 @@ class Sums(NamedTuple):
                 size.sum(axis=1, keepdims=True),
             )
 
-    @classmethod
-    def joined(cls, parts: Sequence["Sums"]) -> "Sums":
-        """The sums of products whose rows follow each other."""
-        return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-
 
 @dataclass(frozen=True, eq=False)
 class Product:
@@ -165,28 +160,35 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class GroupedProduct:
-    """The allowed results of products whose rows follow each other; one form for all weights.
+    """The allowed results of products whose rows follow each other.
+
+    Each is a product of its own: the form of its weights may depend on its number of rows.
 
     Attributes:
-        parts: at least one, all with a bias or all without, with the same forms in one order.
+        parts: at least one.
     """
 
     parts: Sequence[Product]
 
     def judge(self, got: Float64) -> Judgement:
         """Judge a result, the rows of all parts; see `judge_sums`."""
-        first = self.parts[0]
-        sums = [
-            (
-                first.forms[i],
-                Sums.joined([Sums.of(part.a, part.forms[i]) for part in self.parts]),
-            )
-            for i in range(len(first.forms))
+        starts = np.cumsum([0] + [len(part.a) for part in self.parts])
+        judged = [
+            part.judge(got[start:stop])
+            for part, start, stop in zip(self.parts, starts, starts[1:], strict=False)
         ]
-        biases = [part.bias for part in self.parts if part.bias is not None]
-        rows = [len(part.a) for part in self.parts]
-        bias = np.repeat(np.stack(biases), rows, axis=0) if biases else None
-        return judge_sums(sums, bias, first.dtype, got)
+        decisive = max(range(len(judged)), key=lambda i: judged[i].tightness)
+        verdict = judged[decisive]
+        worst = verdict.worst
+        if worst is not None:
+            row, *rest = worst.place
+            worst = worst._replace(place=(row + int(starts[decisive]), *rest))
+        return replace(
+            verdict,
+            violations=sum(each.violations for each in judged),
+            elements=sum(each.elements for each in judged),
+            worst=worst,
+        )
 
 
 def judge_sums(
@@ -199,7 +201,7 @@ def judge_sums(
 
     Args:
         sums: for each form, what its products sum up to.
-        bias: float64 [N], or [M, N], or None.
+        bias: float64 [N] or None.
         dtype: type of the result.
         got: the backend's answer.
     """

@@ -85,6 +85,7 @@ struct PackArgs {
     int64_t m;
     int64_t k;
     float* out;
+    bool transposed = false;  // for the product with W transposed
 };
 
 struct Adam8Hyper {
@@ -123,7 +124,8 @@ struct FewKernels {
 };
 
 // Products for any number of rows, forward and backward. Columns of x are packed in any partition that begins
-// at multiples of kPackUnit; ranges of outputs begin at multiples of kOutputUnit.
+// at multiples of kPackUnit; ranges of outputs begin at multiples of kOutputUnit. What x is packed to need
+// not be float32: its size is counted in floats.
 struct ManyKernels {
     int64_t (*packed)(int64_t m, int64_t k);  // floats of packed x
     int64_t (*scratch)(int64_t m);            // floats for each thread
@@ -142,8 +144,10 @@ struct Kernels {
     void (*adam_8bit)(const Adam8Args&, int64_t block_begin, int64_t block_end);
     FewKernels few;
     ManyKernels many;
+    ManyKernels many_bf16;  // for bfloat16
     // Rows of x up to which `few` is the faster one (tables.cpp).
     int few_rows_limit;
+    int few_rows_limit_bf16;
 };
 
 // One per instruction set; dispatch.h chooses.
@@ -155,6 +159,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace amx {
 extern const Kernels kernels;
 }
 #endif

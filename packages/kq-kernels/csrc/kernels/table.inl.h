@@ -25,5 +25,7 @@
                                     adam_8bit,                                             \
                                     {few_stride, few_scratch, few_pack, few_multiply},     \
                                     {many_packed, many_scratch, many_pack, many_multiply}, \
+                                    {many_packed, many_scratch, many_pack, many_multiply}, \
+                                    few_rows_limit,                                        \
                                     few_rows_limit};                                       \
     }

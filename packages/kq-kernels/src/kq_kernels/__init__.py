@@ -68,10 +68,10 @@ def set_isa(name: str | None) -> None:
 
     Args:
         name: one of :func:`available_isas`, or None for the default: ``KQ_CPU_ISA`` if it is
-            set, else the highest that the processor has.
+            set, else the highest that can run here.
 
     Raises:
-        ValueError: the name is unknown or this processor cannot run it.
+        ValueError: the name is unknown, or the processor or operating system cannot run it.
     """
     _native.set_isa(name or os.environ.get("KQ_CPU_ISA") or available_isas()[-1])
 
@@ -94,7 +94,7 @@ def build_info() -> dict[str, str]:
         ``version``; ``isa``, the instruction set in force; ``available_isas``; ``compiler`` ("gcc
         12.2.0"); ``openmp``, the version of OpenMP compiled for ("4.5"); and with which flags for
         optimization, arithmetic and instructions the kernels of each instruction set were compiled:
-        ``flags_scalar``, on x86-64 also ``flags_avx2`` and ``flags_avx512``.
+        ``flags_scalar``, on x86-64 also ``flags_avx2``, ``flags_avx512`` and ``flags_amx``.
     """
     return {
         "version": __version__,

@@ -8,6 +8,7 @@
 
 #include "kernels/dtypes.inl.h"
 #include "kernels/linear_4bit/tile.inl.h"
+#include "kernels/linear_4bit/write.inl.h"
 
 namespace kq::KQ_ISA {
 
@@ -82,20 +83,6 @@ void many_pack(const PackArgs& a, int64_t begin, int64_t end) {
     });
 }
 
-// `count` sums, at most W, plus the bias.
-template <class T>
-static inline void write_sums(const float* c, const T* bias, int64_t count, T* out) {
-    f32 y = load(c);
-    if (count >= W) {
-        if (bias != nullptr) y = add(y, load(bias));
-        store(out, y);
-    } else if (count > 0) {
-        const int n = static_cast<int>(count);
-        if (bias != nullptr) y = add(y, load_n(bias, n));
-        store_n(out, y, n);
-    }
-}
-
 // One pass: outputs [i0, i0 + outer) of all rows.
 template <class T, bool TRANSPOSED>
 static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, float* scratch) {
@@ -122,8 +109,8 @@ static void multiply_pass(const Linear4ManyArgs& a, int64_t i0, int64_t outer, f
                 for (int64_t j = 0; j < height; ++j) {
                     T* out = static_cast<T*>(a.out) + (first + j) * out_stride + i0 + i;
                     const T* added = bias == nullptr ? nullptr : bias + i0 + i;
-                    write_sums(c + j * kOutputs, added, count, out);
-                    write_sums(c + j * kOutputs + W, added == nullptr ? nullptr : added + W, count - W,
+                    write_sums(load(c + j * kOutputs), added, count, out);
+                    write_sums(load(c + j * kOutputs + W), added == nullptr ? nullptr : added + W, count - W,
                                out + W);
                 }
             }
