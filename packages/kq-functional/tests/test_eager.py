@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -21,8 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import kq_functional as kq
-from kq_functional import eager, linear, registry, selection
-from kq_functional.backends.base import Scales
+from kq_functional import eager, linear
 from kq_functional.backends.native import NativeBackend
 
 NATIVE = next(record for record in kq.backends() if record.name == "native")
@@ -409,79 +407,3 @@ def test_pins_hold_for_every_call(calls: list[str]) -> None:
         assert calls == ["linear_4bit_unchecked"] * 2
     kq.linear_4bit(x, packed, state)
     assert calls == ["linear_4bit_unchecked"] * 3
-
-
-@pytest.fixture
-def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None]]:
-    """Make an object the backend named "other"."""
-
-    def add(backend: object) -> None:
-        monkeypatch.setitem(registry._loaded, "other", registry.Loaded(backend=backend))
-
-    yield add
-    for key in [key for key in selection._choices if key[0] == "other"]:
-        del selection._choices[key]
-
-
-def test_a_backend_needs_no_short_way(register: Callable[[object], None]) -> None:
-    native = registry.load_or_raise("native")
-    names = ("name", "version", "capabilities", "describe", *OPS)
-    register(SimpleNamespace(**{name: getattr(native, name) for name in names}))
-    packed, state = weight()
-    x = randn(3, K)
-    with kq.use_backend("other"):
-        y = kq.linear_4bit(x, packed, state)
-    assert torch.equal(y, kq.linear_4bit(x, packed, state))
-
-
-@pytest.mark.parametrize("refusal", [NotImplementedError, TypeError, ValueError])
-def test_a_backend_may_refuse(register: Callable[[object], None], refusal: type) -> None:
-    native = registry.load_or_raise("native")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise refusal
-
-    names = ("name", "version", "capabilities", "describe", *OPS)
-    picky = SimpleNamespace(**{name: getattr(native, name) for name in names})
-    picky.linear_4bit_unchecked = picky.linear_4bit_backward_unchecked = refuse
-    register(picky)
-    packed, state = weight()
-    x = randn(3, K).requires_grad_()
-    expected = torch.autograd.grad(kq.linear_4bit(x, packed, state).sum(), x)
-    with kq.use_backend("other"):
-        assert torch.equal(
-            torch.autograd.grad(kq.linear_4bit(x, packed, state).sum(), x)[0], expected[0]
-        )
-
-
-@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
-def test_the_native_backend_looks_at_what_nobody_checked(
-    context: Callable[[], AbstractContextManager],
-) -> None:
-    """What a damaged weight or bias could make the kernels read beyond its memory is refused."""
-    native = registry.load_or_raise("native")
-    packed, state = weight(compress_statistics=True)
-    fit = [randn(3, K), packed, *state.scales, randn(N)]
-    out = torch.zeros(3, N)
-
-    def call(x: Tensor, packed: Tensor, *rest: Tensor) -> None:
-        *scales, bias = rest
-        native.linear_4bit_unchecked(
-            x, packed, Scales(*scales), bias, out, shape=(N, K), quant_type="nf4", blocksize=64
-        )
-
-    damage: list[Callable[[Tensor], Tensor]] = [
-        lambda t: t.flatten()[:-1],
-        lambda t: torch.cat([t.flatten(), t.flatten()[:1]]),
-        lambda t: t.to(torch.float64),
-        lambda t: t.to("meta"),
-        lambda t: t.reshape(-1, 1).repeat(1, 2)[:, 0] if t.numel() > 1 else t.double(),
-    ]
-    with context():
-        for i in range(1, len(fit)):
-            for spoil in damage:
-                with pytest.raises((TypeError, ValueError)):
-                    call(*fit[:i], spoil(fit[i]), *fit[i + 1 :])
-    assert not out.any()
-    call(*fit)
-    assert out.any()
