@@ -1,12 +1,12 @@
 // The kernel tables, with the number of rows up to which decoding in registers is the faster kernel. It takes
-// kFewRows at a time; on 4096 x 4096 (Xeon, 2 cores) two such passes take 4.5 ms with AVX-512, where tiles
-// take 6.3 ms for up to 16 rows. With AVX2 two passes take as long as tiles, about 7 ms.
+// kFewRows at a time; on 4096 x 4096 (Xeon, one core) two such passes take 3.1, 3.3, 3.7 and 4.1 ms for 5 to
+// 8 rows with AVX-512, where slivers take 3.8, 3.6, 3.9 and 4.1 ms; with AVX2, 7.5 against 8.3 ms for 8 rows.
 #include "kernels/table.inl.h"
 
 KQ_KERNEL_TABLE(scalar, 4)
 #if KQ_X86
-KQ_KERNEL_TABLE(avx2, 4)
-KQ_KERNEL_TABLE(avx512, 4)
+KQ_KERNEL_TABLE(avx2, 8)
+KQ_KERNEL_TABLE(avx512, 7)
 
 // Tiles multiply bfloat16; all else runs as with AVX-512. From 3 rows on they were the faster ones with a
 // prototype.
