@@ -114,16 +114,52 @@ def linear_4bit(x: Tensor, packed: Tensor, absmax: Tensor, y: Tensor, blocksize:
         y: the result, [M, N].
         blocksize: elements that share a scale.
     """
-    columns = sampled_rows(y.shape[1])
-    K = x.shape[1]
-    codes = reference.unpack(packed[columns].numpy(), K)
-    scales = reference.spread(float64(absmax[columns]), K, blocksize)
-    values = reference.codebook_4bit("nf4").values[codes]
+    rows, columns = sampled_rows(len(x)), sampled_rows(y.shape[1])
+    values, scales = _weight(packed[columns], absmax[columns], x.shape[1], blocksize)
     dtype = dtype_name(x.dtype)
     enclosed = bounds.Enclosure.of(scales)
     forms = [form.transposed for form in bounds.weight_forms(values, enclosed, dtype)]
-    product = bounds.Product(float64(x), forms, None, dtype)
-    return _judged(product.judge(float64(y[:, columns])))
+    product = bounds.Product(float64(x[rows]), forms, None, dtype)
+    return _judged(product.judge(float64(y[rows][:, columns])))
+
+
+def linear_4bit_training(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    y: Tensor,
+    grad_y: Tensor,
+    grad_x: Tensor,
+    blocksize: int,
+) -> Verdict:
+    """As `linear_4bit`, and grad_x = grad_y W within the same bound.
+
+    Args:
+        x: as in `linear_4bit`.
+        packed: as in `linear_4bit`.
+        absmax: as in `linear_4bit`.
+        y: as in `linear_4bit`.
+        grad_y: [M, N] in the dtype of x.
+        grad_x: the gradient of x, [M, K].
+        blocksize: as in `linear_4bit`.
+    """
+    rows, columns = sampled_rows(len(x)), sampled_rows(x.shape[1])
+    values, scales = _weight(packed, absmax, x.shape[1], blocksize)
+    dtype = dtype_name(x.dtype)
+    enclosed = bounds.Enclosure.of(scales[:, columns])
+    forms = bounds.weight_forms(values[:, columns], enclosed, dtype)
+    product = bounds.Product(float64(grad_y[rows]), forms, None, dtype)
+    return _both(
+        linear_4bit(x, packed, absmax, y, blocksize),
+        _judged(product.judge(float64(grad_x[rows][:, columns]))),
+    )
+
+
+def _weight(packed: Tensor, absmax: Tensor, K: int, blocksize: int) -> tuple[Array, Array]:
+    """Values of the NF4 codes and the scale of each, both [rows, K]."""
+    codes = reference.unpack(packed.numpy(), K)
+    scales = reference.spread(float64(absmax), K, blocksize)
+    return reference.codebook_4bit("nf4").values[codes], scales
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def compare(benchmark: BenchmarkFixture, plan: Plan) -> Callable[[Row], None]:
     """
 
     def measure(row: Row) -> None:
-        with torch.no_grad():
-            timing = Interleaved([*row.contenders, *row.probes], plan.sample)
+        with torch.set_grad_enabled(row.grad):
+            timing = Interleaved([*row.contenders, *row.probes], plan.pace)
             rounds = plan.rounds(timing.round_time)
             benchmark.group = row.subject
             benchmark.pedantic(timing.round, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]

@@ -59,7 +59,7 @@ def comparison(subject: str, family: str, peers: Sequence[str], records: list[Re
     for record in records:
         ours = record.best(family)
         if ours is not None:
-            limit = f"{ours.fraction:.0%} of {ours.bound}"
+            limit = f"{ours.fraction:.0%} of {ours.bound}" if ours.bound else "-"
             others = [_peer(ours, record.best(peer)) for peer in peers]
             lines.append([record.work, _own(ours), limit, *others])
     return Table(subject, ["work", family, "of the limit", *peers], lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from torch import Tensor
@@ -11,11 +11,11 @@ import kq_functional as kq
 import kq_kernels
 import kq_nn
 import kq_optim
-from benchmarks import checks, optimizing
+from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
-from benchmarks.work import Coding, Linear, Optimizing
+from benchmarks.work import Coding, Linear, Optimizing, Training
 
 FAMILY = "kq"
 
@@ -31,6 +31,36 @@ def _each_isa(
 
 def linear(work: Linear, plan: Plan) -> list[Contender]:
     """`kq_nn.Linear4bit`."""
+    layers = _layers(work, plan)
+
+    def run() -> Tensor:
+        y: Tensor = next(layers)(work.x)
+        return y
+
+    def check() -> Verdict:
+        return checks.linear_4bit(
+            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
+        )
+
+    return _each_isa(plan, run, check, work.traffic)
+
+
+def linear_training(work: Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of `kq_nn.Linear4bit`."""
+    layers = _layers(work.linear, plan)
+    return [
+        training.contender(
+            work,
+            f"{FAMILY} {isa}",
+            layers,
+            work.traffic,
+            prepare=partial(kq_kernels.set_isa, isa),
+        )
+        for isa in plan.isas
+    ]
+
+
+def _layers(work: Linear, plan: Plan) -> Iterator[kq_nn.Linear4bit]:
     weight = kq.dequantize_4bit(work.packed, work.state)
 
     def make() -> kq_nn.Linear4bit:
@@ -43,18 +73,7 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
         )
         return layer.quantize_(weight).eval()
 
-    layers = rotate(make, work.traffic, plan.working_set)
-
-    def run() -> Tensor:
-        y: Tensor = next(layers)(work.x)
-        return y
-
-    def check() -> Verdict:
-        return checks.linear_4bit(
-            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
-        )
-
-    return _each_isa(plan, run, check, work.traffic)
+    return rotate(make, work.traffic, plan.working_set)
 
 
 def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
