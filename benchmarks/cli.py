@@ -16,6 +16,7 @@ from benchmarks import report
 from benchmarks.isas import chosen_isas
 from benchmarks.machine import describe
 from benchmarks.peers.kq import FAMILY
+from benchmarks.plots import plots
 from benchmarks.session import measure
 
 RESULTS = Path(__file__).parent / "results"
@@ -91,8 +92,15 @@ def main(
 
     document = {"title": title, "machine": facts, "rows": [each.to_json() for each in records]}
     write(json_path, json.dumps(document, indent=1) + "\n")
-    write(markdown_path, report.markdown(title, facts, tables, remarks))
-    results.print(f"wrote {json_path} and {markdown_path}", markup=False)
+    pictures = {}
+    for plot in plots(records, FAMILY):
+        path = markdown_path.with_name(f"{markdown_path.stem}-{plot.name}.svg")
+        write(path, plot.svg())
+        pictures[path.name] = plot.caption
+    write(markdown_path, report.markdown(title, facts, tables, remarks, pictures))
+    written = ", ".join(str(markdown_path.with_name(name)) for name in pictures)
+    written = f" with {written}" if written else ""
+    results.print(f"wrote {json_path} and {markdown_path}{written}", markup=False)
     for failure in failures:
         notes.print(failure, style="red", markup=False)
     return 1 if failures else 0
