@@ -63,7 +63,7 @@ def full(isas: tuple[str, ...]) -> Plan:
         probe=128 * MEBI,
         matmul=1024,
         pace=Pace(sample=0.02, patience=0.3, few=3),
-        budget=3.0,
+        budget=2.5,
         fewest=5,
         most=15,
     )

@@ -82,7 +82,7 @@ def _layers(work: Linear, plan: Plan, *, train: bool) -> Iterator[Any]:
             bnb_quantized=True,
         )
         layer.train(train)
-        layer(work.x)  # the first call may repack the weight
+        layer(work.x[:1].detach())  # the first call may repack the weight
         return layer
 
     return rotate(make, work.traffic, plan.working_set)

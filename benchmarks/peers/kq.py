@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 
 from torch import Tensor
@@ -61,19 +62,12 @@ def linear_training(work: Training, plan: Plan) -> list[Contender]:
 
 
 def _layers(work: Linear, plan: Plan) -> Iterator[kq_nn.Linear4bit]:
-    weight = kq.dequantize_4bit(work.packed, work.state)
-
-    def make() -> kq_nn.Linear4bit:
-        layer = kq_nn.Linear4bit(
-            weight.shape[1],
-            weight.shape[0],
-            bias=False,
-            blocksize=work.state.blocksize,
-            compress_statistics=False,
-        )
-        return layer.quantize_(weight).eval()
-
-    return rotate(make, work.traffic, plan.working_set)
+    N, K = work.state.shape
+    layer = kq_nn.Linear4bit(
+        K, N, bias=False, blocksize=work.state.blocksize, compress_statistics=False
+    )
+    layer.quantize_(kq.dequantize_4bit(work.packed, work.state)).eval()
+    return rotate(lambda: deepcopy(layer), work.traffic, plan.working_set)
 
 
 def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:
