@@ -6,6 +6,7 @@ first and the last row, where loops end, are always among them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,15 @@ def _both(first: Verdict, second: Verdict) -> Verdict:
     if first.correct == second.correct:
         return Verdict(first.correct, f"{first.detail}; {second.detail}")
     return second if first.correct else first
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Right if all are; the detail is that of the last one, or of the first wrong one."""
+    last = Verdict(True, "nothing to compute")
+    for last in verdicts:
+        if not last.correct:
+            break
+    return last
 
 
 def quantized_4bit(source: Tensor, packed: Tensor, absmax: Tensor, blocksize: int) -> Verdict:

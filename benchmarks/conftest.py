@@ -22,7 +22,14 @@ ROW = "row"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kq benchmarks")
     group.addoption("--kq-quick", action="store_true", help="small operands, no figures")
+    group.addoption("--kq-model", action="store_true", help="also the rows of a language model")
     group.addoption("--kq-isa", action="append", default=[], help="an instruction set of kq")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a language model, unless it is asked for: it downloads 110 MB."""
+    if not config.getoption("--kq-model"):
+        items[:] = [item for item in items if item.path.stem != "bench_model"]
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,9 @@ class Plan:
         return replace(self, working_set=1)
 
     def rounds(self, seconds: float) -> int:
-        """How many rounds of so many seconds fit the budget."""
+        """How many rounds of so many seconds fit the budget; without any, those of what is slow."""
+        if not seconds:
+            return self.pace.few
         return min(max(int(self.budget / seconds), self.fewest), self.most)
 
 

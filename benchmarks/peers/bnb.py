@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
@@ -49,6 +50,12 @@ def linear_training(work: Training, plan: Plan) -> list[Contender]:
     """Forward and backward of `nn.Linear4bit` in training mode."""
     layers = _layers(work.linear, plan, train=True)
     return [training.contender(work, FAMILY, layers, work.traffic, path="Linear4bit")]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """It has no layer for a mixture of experts."""
+    del work, plan
+    return []
 
 
 def _crosses_rows(work: Linear) -> bool:

@@ -7,6 +7,7 @@ a yardstick that is not judged.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import kq_functional as kq
 from benchmarks import checks, optimizing, training
 from benchmarks.data import dtype_name, rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
@@ -53,6 +55,24 @@ def linear_training(work: Training, plan: Plan) -> list[Contender]:
         )
         for dtype in DTYPES
     ]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """`functional.linear` for each expert with its decoded weight."""
+    return [_linear_grouped(work, dtype, plan) for dtype in DTYPES]
+
+
+def _linear_grouped(work: Grouped, dtype: torch.dtype, plan: Plan) -> Contender:
+    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
+    weights = rotate(weight.clone, weight.nbytes, plan.working_set)
+    x = work.x.to(dtype)
+    traffic = weight.nbytes * work.active // len(work.counts)
+
+    def run() -> Tensor:
+        parts = zip(x.split(work.counts), next(weights), strict=True)
+        return torch.cat([nn.functional.linear(*part) for part in parts])
+
+    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, partial(work.judge, x, run), traffic)
 
 
 def _nbytes(work: Linear, dtype: torch.dtype) -> int:

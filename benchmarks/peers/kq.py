@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
 
+import torch
 from torch import Tensor
 
 import kq_functional as kq
@@ -14,6 +15,7 @@ import kq_nn
 import kq_optim
 from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
@@ -58,6 +60,32 @@ def linear_training(work: Training, plan: Plan) -> list[Contender]:
             prepare=partial(kq_kernels.set_isa, isa),
         )
         for isa in plan.isas
+    ]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """`kq_functional.linear_4bit_grouped`, and beside it `linear_4bit` for each expert."""
+    copies = work.copies(plan)
+    loops = rotate(lambda: next(copies).experts(), work.traffic, plan.working_set)
+    best = plan.isas[0]
+
+    def run() -> Tensor:
+        each = next(copies)
+        return kq.linear_4bit_grouped(work.x, each.packed, each.state, work.counts)
+
+    def loop() -> Tensor:
+        parts = zip(work.x.split(work.counts), next(loops), strict=True)
+        return torch.cat([kq.linear_4bit(rows, *weight) for rows, weight in parts])
+
+    return [
+        *_each_isa(plan, run, partial(work.judge, work.x, run), work.traffic),
+        Contender(
+            f"loop of linear_4bit, {best}",
+            loop,
+            partial(work.judge, work.x, loop),
+            work.traffic,
+            prepare=partial(kq_kernels.set_isa, best),
+        ),
     ]
 
 

@@ -118,7 +118,7 @@ def test_preparation_is_not_timed() -> None:
     assert timing.samples == [[1.0]]
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 15), (0.25, 10), (60.0, 5)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 15), (0.25, 10), (60.0, 5), (0, 3)])
 def test_rounds_fit_the_budget_within_limits(seconds: float, rounds: int) -> None:
     assert plan.full(("scalar",)).rounds(seconds) == rounds
 
@@ -325,6 +325,7 @@ def test_the_forced_instruction_set_is_the_only_one(monkeypatch: pytest.MonkeyPa
         (["--json", "."], "is a folder"),
         (["--markdown", "no/such/folder/report.md"], "does not exist"),
         (["--only", "nothing_is_called_so", "--quick"], "selects no row"),
+        (["--limit-peers", "neon"], "limit-peers must be one of"),
         (["--fast"], "No such option"),
     ],
 )
