@@ -250,7 +250,7 @@ def interop(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Side-by-side measurements with dense torch and bitsandbytes; see benchmarks/README.md."""
-    sync(session, "interop")
+    sync(session, "interop", "demo")
     session.run("python", "-m", "benchmarks", *session.posargs, external=True)
 
 

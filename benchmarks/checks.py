@@ -6,6 +6,7 @@ first and the last row, where loops end, are always among them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,15 @@ def _both(first: Verdict, second: Verdict) -> Verdict:
     if first.correct == second.correct:
         return Verdict(first.correct, f"{first.detail}; {second.detail}")
     return second if first.correct else first
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Right if all are; the detail is that of the last one, or of the first wrong one."""
+    last = Verdict(True, "nothing to compute")
+    for last in verdicts:
+        if not last.correct:
+            break
+    return last
 
 
 def quantized_4bit(source: Tensor, packed: Tensor, absmax: Tensor, blocksize: int) -> Verdict:
@@ -114,16 +124,52 @@ def linear_4bit(x: Tensor, packed: Tensor, absmax: Tensor, y: Tensor, blocksize:
         y: the result, [M, N].
         blocksize: elements that share a scale.
     """
-    columns = sampled_rows(y.shape[1])
-    K = x.shape[1]
-    codes = reference.unpack(packed[columns].numpy(), K)
-    scales = reference.spread(float64(absmax[columns]), K, blocksize)
-    values = reference.codebook_4bit("nf4").values[codes]
+    rows, columns = sampled_rows(len(x)), sampled_rows(y.shape[1])
+    values, scales = _weight(packed[columns], absmax[columns], x.shape[1], blocksize)
     dtype = dtype_name(x.dtype)
     enclosed = bounds.Enclosure.of(scales)
     forms = [form.transposed for form in bounds.weight_forms(values, enclosed, dtype)]
-    product = bounds.Product(float64(x), forms, None, dtype)
-    return _judged(product.judge(float64(y[:, columns])))
+    product = bounds.Product(float64(x[rows]), forms, None, dtype)
+    return _judged(product.judge(float64(y[rows][:, columns])))
+
+
+def linear_4bit_training(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    y: Tensor,
+    grad_y: Tensor,
+    grad_x: Tensor,
+    blocksize: int,
+) -> Verdict:
+    """As `linear_4bit`, and grad_x = grad_y W within the same bound.
+
+    Args:
+        x: as in `linear_4bit`.
+        packed: as in `linear_4bit`.
+        absmax: as in `linear_4bit`.
+        y: as in `linear_4bit`.
+        grad_y: [M, N] in the dtype of x.
+        grad_x: the gradient of x, [M, K].
+        blocksize: as in `linear_4bit`.
+    """
+    rows, columns = sampled_rows(len(x)), sampled_rows(x.shape[1])
+    values, scales = _weight(packed, absmax, x.shape[1], blocksize)
+    dtype = dtype_name(x.dtype)
+    enclosed = bounds.Enclosure.of(scales[:, columns])
+    forms = bounds.weight_forms(values[:, columns], enclosed, dtype)
+    product = bounds.Product(float64(grad_y[rows]), forms, None, dtype)
+    return _both(
+        linear_4bit(x, packed, absmax, y, blocksize),
+        _judged(product.judge(float64(grad_x[rows][:, columns]))),
+    )
+
+
+def _weight(packed: Tensor, absmax: Tensor, K: int, blocksize: int) -> tuple[Array, Array]:
+    """Values of the NF4 codes and the scale of each, both [rows, K]."""
+    codes = reference.unpack(packed.numpy(), K)
+    scales = reference.spread(float64(absmax), K, blocksize)
+    return reference.codebook_4bit("nf4").values[codes], scales
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,14 @@ ROW = "row"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kq benchmarks")
     group.addoption("--kq-quick", action="store_true", help="small operands, no figures")
+    group.addoption("--kq-model", action="store_true", help="also the rows of a language model")
     group.addoption("--kq-isa", action="append", default=[], help="an instruction set of kq")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a language model, unless it is asked for: it downloads 110 MB."""
+    if not config.getoption("--kq-model"):
+        items[:] = [item for item in items if item.path.stem != "bench_model"]
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +47,8 @@ def compare(benchmark: BenchmarkFixture, plan: Plan) -> Callable[[Row], None]:
     """
 
     def measure(row: Row) -> None:
-        with torch.no_grad():
-            timing = Interleaved([*row.contenders, *row.probes], plan.sample)
+        with torch.set_grad_enabled(row.grad):
+            timing = Interleaved([*row.contenders, *row.probes], plan.pace)
             rounds = plan.rounds(timing.round_time)
             benchmark.group = row.subject
             benchmark.pedantic(timing.round, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]

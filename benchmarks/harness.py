@@ -89,6 +89,9 @@ class Row:
         contenders: who does it.
         probes: the limits that apply; of several probes of one limit the fastest counts.
         flops: FLOP of the work, 0 if arithmetic does not bind it.
+        rows: M, the number of rows of x, where the work has one.
+        series: what rows that differ in M alone have in common; a curve of the plots.
+        grad: whether torch records gradients meanwhile.
     """
 
     subject: str
@@ -96,6 +99,24 @@ class Row:
     contenders: Sequence[Contender]
     probes: Sequence[Probe]
     flops: int = 0
+    rows: int = 0
+    series: str = ""
+    grad: bool = False
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are called.
+
+    Attributes:
+        sample: seconds that a sample should at least last; short calls are repeated within it.
+        patience: seconds of a call from which it is slow.
+        few: rounds that something slow takes part in: the first ones.
+    """
+
+    sample: float
+    patience: float
+    few: int
 
 
 class Interleaved:
@@ -103,36 +124,47 @@ class Interleaved:
 
     Args:
         entries: what is timed, in this order.
-        sample: seconds that a sample should at least last; short calls are repeated within it.
+        pace: how often.
         clock: returns seconds.
 
     Attributes:
         calls: calls in a sample, for each entry.
         samples: seconds per call, one for each entry and round.
-        round_time: estimated seconds of a round.
+        round_time: estimated seconds of a round, without what is slow.
     """
 
     def __init__(
-        self, entries: Sequence[Timed], sample: float, clock: Clock = time.perf_counter
+        self, entries: Sequence[Timed], pace: Pace, clock: Clock = time.perf_counter
     ) -> None:
         self._entries = entries
+        self._pace = pace
         self._clock = clock
+        self._slow: list[bool] = []
         self.samples: list[list[float]] = [[] for _ in entries]
         self.calls: list[int] = []
         self.round_time = 0.0
         for entry in entries:
-            self._measure(entry, 1)  # first call: builds caches, touches memory
-            once = self._measure(entry, 1)
-            if once < sample:  # a short call is easily disturbed
-                once = min(once, self._measure(entry, 1))
-            calls = max(1, math.ceil(sample / once)) if once > 0 else 1
+            once = self._estimate(entry)
+            self._slow.append(once >= pace.patience)
+            calls = max(1, math.ceil(pace.sample / once)) if once > 0 else 1
             self.calls.append(calls)
-            self.round_time += calls * once
+            if not self._slow[-1]:
+                self.round_time += calls * once
 
     def round(self) -> None:
-        """Takes one sample of each entry."""
-        for entry, calls, samples in zip(self._entries, self.calls, self.samples, strict=True):
-            samples.append(self._measure(entry, calls))
+        """Takes one sample of each entry that is not slow, or has few samples yet."""
+        for i, (entry, samples) in enumerate(zip(self._entries, self.samples, strict=True)):
+            if not self._slow[i] or len(samples) < self._pace.few:
+                samples.append(self._measure(entry, self.calls[i]))
+
+    def _estimate(self, entry: Timed) -> float:
+        """Seconds of a call. The first one builds caches and touches memory."""
+        first = self._measure(entry, 1)
+        if first >= self._pace.patience:
+            return first
+        once = self._measure(entry, 1)
+        # A short call is easily disturbed.
+        return min(once, self._measure(entry, 1)) if once < self._pace.sample else once
 
     def _measure(self, entry: Timed, calls: int) -> float:
         entry.prepare()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import kq_kernels
+from benchmarks import limited
 
 _DISTRIBUTIONS = ("kq-kernels", "kq-functional", "kq-nn", "kq-optim", "torch", "bitsandbytes")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -42,6 +43,7 @@ def describe() -> dict[str, str]:
         "load before the run": f"{os.getloadavg()[0]:.2f}",
         "instruction sets of kq": ", ".join(kq_kernels.available_isas()),
         "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
+        "peers held to": limited.described(),
         "compiler of kq": kq_kernels.build_info()["compiler"],
         "system": platform.system(),
         "python": platform.python_version(),

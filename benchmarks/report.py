@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+from types import MappingProxyType
 from typing import NamedTuple
 
 from benchmarks.results import Record, Result, speedup
@@ -37,7 +38,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 1e-6:#.3g} µs".replace(". ", " ")
 
 
-def _unique(names: Iterable[str]) -> list[str]:
+def unique(names: Iterable[str]) -> list[str]:
+    """Each name once, in the order of their first appearance."""
     return list(dict.fromkeys(names))
 
 
@@ -59,7 +61,7 @@ def comparison(subject: str, family: str, peers: Sequence[str], records: list[Re
     for record in records:
         ours = record.best(family)
         if ours is not None:
-            limit = f"{ours.fraction:.0%} of {ours.bound}"
+            limit = f"{ours.fraction:.0%} of {ours.bound}" if ours.bound else "-"
             others = [_peer(ours, record.best(peer)) for peer in peers]
             lines.append([record.work, _own(ours), limit, *others])
     return Table(subject, ["work", family, "of the limit", *peers], lines)
@@ -68,12 +70,12 @@ def comparison(subject: str, family: str, peers: Sequence[str], records: list[Re
 def comparisons(records: list[Record], prefix: str) -> list[Table]:
     """Every subject, for every family whose name begins with `prefix`, against all others."""
     tables = []
-    for family in _unique(each.family for record in records for each in record.results):
+    for family in unique(each.family for record in records for each in record.results):
         if not family.startswith(prefix):
             continue
-        for subject in _unique(record.subject for record in records):
+        for subject in unique(record.subject for record in records):
             chosen = [record for record in records if record.subject == subject]
-            peers = _unique(
+            peers = unique(
                 each.family
                 for record in chosen
                 for each in record.results
@@ -86,7 +88,7 @@ def comparisons(records: list[Record], prefix: str) -> list[Table]:
 def limits(records: list[Record]) -> Table:
     """What the machine could do, over all rows: probes run beside every row's contenders."""
     lines = []
-    for limit in _unique(name for record in records for name in record.limits):
+    for limit in unique(name for record in records for name in record.limits):
         rates = [record.limits[limit] / 1e9 for record in records if limit in record.limits]
         unit = _UNITS.get(limit, "GB/s")
         shown = (min(rates), median(rates), max(rates))
@@ -120,7 +122,11 @@ def remarks(records: list[Record], *, steadiness: bool) -> list[Note]:
 
 
 def markdown(
-    title: str, facts: dict[str, str], tables: Sequence[Table], notes: Sequence[Note]
+    title: str,
+    facts: dict[str, str],
+    tables: Sequence[Table],
+    notes: Sequence[Note],
+    pictures: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The report as a file.
 
@@ -129,8 +135,10 @@ def markdown(
         facts: the machine and the versions.
         tables: figures.
         notes: remarks.
+        pictures: file names of the plots, relative to the report, and their captions.
     """
     parts = [f"# {title}", _pipes(Table("", ["", ""], [list(fact) for fact in facts.items()]))]
+    parts += [f"![{caption}]({file})\n\n{caption}." for file, caption in pictures.items()]
     for table in tables:
         parts += [f"## {table.title}", _pipes(table)]
     for note in notes:

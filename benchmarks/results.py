@@ -20,11 +20,12 @@ class Result:
         seconds: median time of a call.
         spread: distance of the quartiles, as a share of the median.
         fraction: share of the machine's limit: the time that the limits of the row allow, divided
-            by the median.
-        bound: the limit that allows least.
+            by the median; 0 in a row without limits.
+        bound: the limit that allows least, or nothing.
         correct: whether the result was right.
         detail: what the check found.
         calls: calls in a sample.
+        traffic: as in `Contender`.
     """
 
     family: str
@@ -36,6 +37,7 @@ class Result:
     correct: bool
     detail: str
     calls: int
+    traffic: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,12 @@ class Record:
     Attributes:
         subject: as in `Row`.
         work: as in `Row`.
-        rounds: number of interleaved rounds.
+        rounds: number of interleaved rounds, of those that are not slow.
         results: one for each contender.
         limits: bytes or FLOP per second, by limit: the fastest probe's.
+        flops: as in `Row`.
+        rows: as in `Row`.
+        series: as in `Row`.
     """
 
     subject: str
@@ -55,6 +60,9 @@ class Record:
     rounds: int
     results: list[Result]
     limits: dict[str, float]
+    flops: int = 0
+    rows: int = 0
+    series: str = ""
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Record:
@@ -113,17 +121,19 @@ def evaluate(
     for i, (contender, verdict) in enumerate(zip(row.contenders, verdicts, strict=True)):
         amounts = dict.fromkeys(rates, contender.traffic) | {"compute": row.flops}
         allowed = {limit: amounts[limit] / rate for limit, rate in rates.items()}
-        bound = max(allowed, key=allowed.__getitem__)
+        bound = max(allowed, key=allowed.__getitem__, default="")
         results.append(
             Result(
                 contender.family,
                 contender.path,
                 medians[i],
                 spread(samples[i]),
-                allowed[bound] / medians[i],
+                allowed.get(bound, 0.0) / medians[i],
                 bound,
                 *verdict,
                 calls[i],
+                contender.traffic,
             )
         )
-    return Record(row.subject, row.work, len(samples[0]), results, rates)
+    rounds = max(map(len, samples))
+    return Record(row.subject, row.work, rounds, results, rates, row.flops, row.rows, row.series)

@@ -47,13 +47,14 @@ class Watch:
 
 
 def measure(
-    isas: Sequence[str], *, quick: bool, only: str, console: Console
+    isas: Sequence[str], *, quick: bool, model: bool, only: str, console: Console
 ) -> tuple[list[Record], list[str]]:
     """Measures the rows of all subjects.
 
     Args:
         isas: instruction sets of kq.
         quick: small operands.
+        model: also the rows of a language model.
         only: an expression that selects rows, as pytest's -k takes it; empty: all.
         console: where progress goes, if it is a terminal.
 
@@ -85,6 +86,7 @@ def measure(
             f"--benchmark-json={output}",
             f"-k={only}",
             *(["--kq-quick"] if quick else []),
+            *(["--kq-model"] if model else []),
             *(f"--kq-isa={isa}" for isa in isas),
         ]
         code = pytest.main(arguments, plugins=[watch])
@@ -92,6 +94,7 @@ def measure(
             raise ValueError(f"only={only!r} selects no row")
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             raise RuntimeError("\n".join([f"pytest ended with code {code}", *watch.failures]))
-        found = json.loads(output.read_text("utf-8"))["benchmarks"]
+        # There is no file if every row failed.
+        found = json.loads(output.read_text("utf-8"))["benchmarks"] if output.exists() else []
     rows = [each["extra_info"][ROW] for each in found if ROW in each["extra_info"]]
     return [Record.from_json(row) for row in rows], watch.failures

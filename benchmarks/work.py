@@ -46,6 +46,11 @@ class Linear:
         return replace(self, packed=self.packed.clone(), state=state)
 
     @property
+    def recorded(self) -> Linear:
+        """The same with an x that requires a gradient."""
+        return replace(self, x=self.x.clone().requires_grad_())
+
+    @property
     def traffic(self) -> int:
         """Bytes of the quantized weight."""
         return nbytes(self.packed, self.state.absmax)
@@ -55,9 +60,47 @@ class Linear:
         """A multiplication and an addition for each product."""
         return 2 * len(self.x) * self.state.shape.numel()
 
-    def __str__(self) -> str:
+    @property
+    def series(self) -> str:
+        """What works that differ in M alone have in common."""
         N, K = self.state.shape
-        return f"M = {len(self.x)}, {N} x {K}, {dtype_name(self.x.dtype)}"
+        return f"{N} x {K}, {dtype_name(self.x.dtype)}"
+
+    def __str__(self) -> str:
+        return f"M = {len(self.x)}, {self.series}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Forward and backward of a frozen linear layer: y = x Wᵀ, then the gradient of x.
+
+    Attributes:
+        linear: W, and x, which requires a gradient.
+        grad: gradient of y, [M, N] in the dtype of x.
+    """
+
+    linear: Linear
+    grad: Tensor
+
+    @classmethod
+    def make(cls, M: int, N: int, K: int, dtype: torch.dtype, plan: Plan) -> Training:
+        """Random operands."""
+        linear = Linear.make(M, N, K, dtype, plan)
+        grad = gaussian(len(linear.x), linear.state.shape[0], dtype=dtype)
+        return cls(linear.recorded, grad)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of the quantized weight, read by forward and by backward."""
+        return 2 * self.linear.traffic
+
+    @property
+    def flops(self) -> int:
+        """Two products of the same size."""
+        return 2 * self.linear.flops
+
+    def __str__(self) -> str:
+        return str(self.linear)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ times scales, the dense model with weights rounded to its dtype.
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kq_hf
 import kq_nn
 from demo import assets
+from interop.decoded import with_decoded_weights
 from interop.paths import CACHE
 from kq_hf.text import token_rows
 
@@ -31,13 +31,7 @@ def test_perplexity_equals_that_of_the_decoded_weights(report, dtype) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     full = kq_hf.perplexity(model, rows)
     kq_nn.quantize_model(model, skip=["lm_head"])
-    dense = copy.deepcopy(model)
-    for name, module in list(dense.named_modules()):
-        if isinstance(module, kq_nn.Linear4bit):
-            weight = module.dequantize(dtype)
-            plain = torch.nn.Linear(*weight.shape[::-1], bias=False, dtype=dtype)
-            plain.weight = torch.nn.Parameter(weight)
-            dense.set_submodule(name, plain)
+    dense = with_decoded_weights(model, dtype)
     quantized, decoded = kq_hf.perplexity(model, rows), kq_hf.perplexity(dense, rows)
     difference = quantized.nll - decoded.nll
     report[f"perplexity {dtype}"] = {

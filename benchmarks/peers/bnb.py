@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import checks, optimizing
+from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
-from benchmarks.work import Coding, Linear, Optimizing
+from benchmarks.work import Coding, Linear, Optimizing, Training
 
 # Any, because it is typed only in part, and not installed where the types are checked.
 bitsandbytes: Any = import_module("bitsandbytes")
@@ -40,10 +41,38 @@ def _state(work: Linear | Coding) -> Any:
 
 def linear(work: Linear, plan: Plan) -> list[Contender]:
     """`nn.Linear4bit` in eval mode and `matmul_4bit`; a table shows the better one."""
+    if _crosses_rows(work):
+        return []
     return [_linear_layer(work, plan), _linear_product(work, plan)]
 
 
+def linear_training(work: Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of `nn.Linear4bit` in training mode."""
+    layers = _layers(work.linear, plan, train=True)
+    return [training.contender(work, FAMILY, layers, work.traffic, path="Linear4bit")]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """It has no layer for a mixture of experts."""
+    del work, plan
+    return []
+
+
+def _crosses_rows(work: Linear) -> bool:
+    """Whether its blocks would: then the same codes and scales do not exist in its format."""
+    return work.state.shape[1] % work.state.blocksize != 0
+
+
 def _linear_layer(work: Linear, plan: Plan) -> Contender:
+    layers = _layers(work, plan, train=False)
+
+    def run() -> Any:
+        return next(layers)(work.x)
+
+    return _linear(work, "Linear4bit", run)
+
+
+def _layers(work: Linear, plan: Plan, *, train: bool) -> Iterator[Any]:
     N, K = work.state.shape
 
     def make() -> Any:
@@ -59,16 +88,11 @@ def _linear_layer(work: Linear, plan: Plan) -> Contender:
             compress_statistics=False,
             bnb_quantized=True,
         )
-        layer.eval()
-        layer(work.x)  # the first call may repack the weight
+        layer.train(train)
+        layer(work.x[:1].detach())  # the first call may repack the weight
         return layer
 
-    layers = rotate(make, work.traffic, plan.working_set)
-
-    def run() -> Any:
-        return next(layers)(work.x)
-
-    return _linear(work, "Linear4bit", run)
+    return rotate(make, work.traffic, plan.working_set)
 
 
 def _linear_product(work: Linear, plan: Plan) -> Contender:

@@ -6,36 +6,89 @@ a yardstick that is not judged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 import kq_functional as kq
-from benchmarks import checks, optimizing
+from benchmarks import checks, optimizing, training
 from benchmarks.data import dtype_name, rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
-from benchmarks.work import Coding, Linear, Optimizing
+from benchmarks.work import Coding, Linear, Optimizing, Training
 
 FAMILY = "torch"
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def linear(work: Linear, plan: Plan) -> list[Contender]:
-    """`functional.linear` with the decoded weight, in float32 and in bfloat16."""
-    return [_linear(work, dtype, plan) for dtype in (torch.float32, torch.bfloat16)]
+    """`nn.Linear` with the decoded weight, in float32 and in bfloat16."""
+    return [_linear(work, dtype, plan) for dtype in DTYPES]
 
 
 def _linear(work: Linear, dtype: torch.dtype, plan: Plan) -> Contender:
-    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
-    x = work.x.to(dtype)
-    weights = rotate(weight.clone, weight.nbytes, plan.working_set)
+    x = work.x.detach().to(dtype).requires_grad_(work.x.requires_grad)
+    layers = _layers(work, dtype, plan)
 
     def run() -> Tensor:
-        return nn.functional.linear(x, next(weights))
+        y: Tensor = next(layers)(x)
+        return y
 
     def check() -> Verdict:
         return checks.linear_4bit(x, work.packed, work.state.absmax, run(), work.state.blocksize)
 
-    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, check, weight.nbytes)
+    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, check, _nbytes(work, dtype))
+
+
+def linear_training(work: Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of the same layers, their weights frozen."""
+    return [
+        training.contender(
+            work,
+            f"{FAMILY} {dtype_name(dtype)}",
+            _layers(work.linear, dtype, plan),
+            2 * _nbytes(work.linear, dtype),
+            dtype=dtype,
+        )
+        for dtype in DTYPES
+    ]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """`functional.linear` for each expert with its decoded weight."""
+    return [_linear_grouped(work, dtype, plan) for dtype in DTYPES]
+
+
+def _linear_grouped(work: Grouped, dtype: torch.dtype, plan: Plan) -> Contender:
+    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
+    weights = rotate(weight.clone, weight.nbytes, plan.working_set)
+    x = work.x.to(dtype)
+    traffic = weight.nbytes * work.active // len(work.counts)
+
+    def run() -> Tensor:
+        parts = zip(x.split(work.counts), next(weights), strict=True)
+        return torch.cat([nn.functional.linear(*part) for part in parts])
+
+    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, partial(work.judge, x, run), traffic)
+
+
+def _nbytes(work: Linear, dtype: torch.dtype) -> int:
+    return work.state.shape.numel() * dtype.itemsize
+
+
+def _layers(work: Linear, dtype: torch.dtype, plan: Plan) -> Iterator[nn.Linear]:
+    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
+    N, K = weight.shape
+
+    def make() -> nn.Linear:
+        layer = nn.Linear(K, N, bias=False, device="meta")
+        layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        return layer
+
+    return rotate(make, weight.nbytes, plan.working_set)
 
 
 def copy(work: Coding, plan: Plan) -> list[Contender]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 
+import torch
 from torch import Tensor
 
 import kq_functional as kq
 import kq_kernels
 import kq_nn
 import kq_optim
-from benchmarks import checks, optimizing
+from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
+from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
 from benchmarks.plan import Plan
-from benchmarks.work import Coding, Linear, Optimizing
+from benchmarks.work import Coding, Linear, Optimizing, Training
 
 FAMILY = "kq"
 
@@ -31,19 +34,7 @@ def _each_isa(
 
 def linear(work: Linear, plan: Plan) -> list[Contender]:
     """`kq_nn.Linear4bit`."""
-    weight = kq.dequantize_4bit(work.packed, work.state)
-
-    def make() -> kq_nn.Linear4bit:
-        layer = kq_nn.Linear4bit(
-            weight.shape[1],
-            weight.shape[0],
-            bias=False,
-            blocksize=work.state.blocksize,
-            compress_statistics=False,
-        )
-        return layer.quantize_(weight).eval()
-
-    layers = rotate(make, work.traffic, plan.working_set)
+    layers = _layers(work, plan)
 
     def run() -> Tensor:
         y: Tensor = next(layers)(work.x)
@@ -55,6 +46,56 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
         )
 
     return _each_isa(plan, run, check, work.traffic)
+
+
+def linear_training(work: Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of `kq_nn.Linear4bit`."""
+    layers = _layers(work.linear, plan)
+    return [
+        training.contender(
+            work,
+            f"{FAMILY} {isa}",
+            layers,
+            work.traffic,
+            prepare=partial(kq_kernels.set_isa, isa),
+        )
+        for isa in plan.isas
+    ]
+
+
+def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
+    """`kq_functional.linear_4bit_grouped`, and beside it `linear_4bit` for each expert."""
+    copies = work.copies(plan)
+    loops = rotate(lambda: next(copies).experts(), work.traffic, plan.working_set)
+    best = plan.isas[0]
+
+    def run() -> Tensor:
+        each = next(copies)
+        return kq.linear_4bit_grouped(work.x, each.packed, each.state, work.counts)
+
+    def loop() -> Tensor:
+        parts = zip(work.x.split(work.counts), next(loops), strict=True)
+        return torch.cat([kq.linear_4bit(rows, *weight) for rows, weight in parts])
+
+    return [
+        *_each_isa(plan, run, partial(work.judge, work.x, run), work.traffic),
+        Contender(
+            f"loop of linear_4bit, {best}",
+            loop,
+            partial(work.judge, work.x, loop),
+            work.traffic,
+            prepare=partial(kq_kernels.set_isa, best),
+        ),
+    ]
+
+
+def _layers(work: Linear, plan: Plan) -> Iterator[kq_nn.Linear4bit]:
+    N, K = work.state.shape
+    layer = kq_nn.Linear4bit(
+        K, N, bias=False, blocksize=work.state.blocksize, compress_statistics=False
+    )
+    layer.quantize_(kq.dequantize_4bit(work.packed, work.state)).eval()
+    return rotate(lambda: deepcopy(layer), work.traffic, plan.working_set)
 
 
 def quantize_4bit(work: Coding, plan: Plan) -> list[Contender]:

@@ -14,12 +14,13 @@ import kq_functional as kq
 from benchmarks import checks, cli, plan, report, results
 from benchmarks.__main__ import run
 from benchmarks.data import gaussian, rotate, sampled_rows
-from benchmarks.harness import Contender, Interleaved, Probe, Row, Verdict, nothing
+from benchmarks.harness import Contender, Interleaved, Pace, Probe, Row, Verdict, nothing
 from benchmarks.isas import chosen_isas
-from benchmarks.work import Linear, Optimizing
+from benchmarks.work import Linear, Optimizing, Training
 
 RIGHT = Verdict(True, "fine")
 WRONG = Verdict(False, "3 codes differ")
+PACE = Pace(sample=1.0, patience=100.0, few=2)
 
 
 class Machine:
@@ -63,7 +64,7 @@ def result(family: str, seconds: float, correct: bool = True, path: str = "") ->
 def test_rounds_interleave_the_contenders() -> None:
     machine = Machine()
     entries = [contender(name, machine.work(name, 1.0)) for name in "ABC"]
-    timing = Interleaved(entries, sample=1.0, clock=machine.clock)
+    timing = Interleaved(entries, PACE, machine.clock)
     machine.log.clear()
     for _ in range(3):
         timing.round()
@@ -74,7 +75,7 @@ def test_rounds_interleave_the_contenders() -> None:
 def test_short_calls_are_repeated_within_a_sample_and_divided_out() -> None:
     machine = Machine()
     entries = [contender("short", machine.work("s", 0.25)), contender("long", machine.work("l", 4))]
-    timing = Interleaved(entries, sample=1.0, clock=machine.clock)
+    timing = Interleaved(entries, PACE, machine.clock)
     assert timing.calls == [4, 1]
     assert timing.round_time == 4 * 0.25 + 4
     timing.round()
@@ -83,28 +84,41 @@ def test_short_calls_are_repeated_within_a_sample_and_divided_out() -> None:
 
 def test_the_first_call_does_not_count() -> None:
     machine = Machine()
-    timing = Interleaved([contender("A", machine.work("A", 100.0, 0.5))], 1.0, machine.clock)
+    timing = Interleaved([contender("A", machine.work("A", 99.0, 0.5))], PACE, machine.clock)
     assert timing.calls == [2]
     assert timing.samples == [[]]
 
 
 def test_a_long_call_is_not_tried_more_than_twice() -> None:
     machine = Machine()
-    Interleaved([contender("A", machine.work("A", 2.0))], 1.0, machine.clock)
+    Interleaved([contender("A", machine.work("A", 2.0))], PACE, machine.clock)
     assert machine.log == ["A", "A"]
+
+
+def test_something_slow_is_called_once_before_the_rounds_and_then_in_few() -> None:
+    machine = Machine()
+    entries = [contender("A", machine.work("A", 100.0)), contender("B", machine.work("B", 1.0))]
+    timing = Interleaved(entries, PACE, machine.clock)
+    assert machine.log == ["A", "B", "B"]
+    assert timing.round_time == 1.0
+    machine.log.clear()
+    for _ in range(4):
+        timing.round()
+    assert "".join(machine.log) == "ABABBB"
+    assert timing.samples == [[100.0] * 2, [1.0] * 4]
 
 
 def test_preparation_is_not_timed() -> None:
     machine = Machine()
     entry = replace(contender("A", machine.work("run", 1.0)), prepare=machine.work("prepare", 50.0))
-    timing = Interleaved([entry], 1.0, machine.clock)
+    timing = Interleaved([entry], PACE, machine.clock)
     machine.log.clear()
     timing.round()
     assert machine.log == ["prepare", "run"]
     assert timing.samples == [[1.0]]
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 15), (0.5, 12), (60.0, 5)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 15), (0.25, 10), (60.0, 5), (0, 3)])
 def test_rounds_fit_the_budget_within_limits(seconds: float, rounds: int) -> None:
     assert plan.full(("scalar",)).rounds(seconds) == rounds
 
@@ -162,6 +176,20 @@ def test_the_limit_that_allows_least_binds(flops: int, bound: str, fraction: flo
     (measured,) = results.evaluate(row, [[1.0], [1.0], [1.0]], [1, 1, 1], [RIGHT]).results
     assert measured.bound == bound
     assert measured.fraction == pytest.approx(fraction)
+
+
+def test_a_row_without_limits_has_no_fraction_of_them() -> None:
+    row = Row("a call", "M = 1", [contender("kq avx2", traffic=50)], [])
+    measured = results.evaluate(row, [[1.0]], [1], [RIGHT])
+    assert (measured.results[0].fraction, measured.results[0].bound) == (0, "")
+    (table,) = report.comparisons([measured], "kq")
+    assert table.lines == [["M = 1", "1.00 s", "-"]]
+
+
+@pytest.mark.parametrize(("length", "quick"), [(4096, 256), (576, 64), (11008, 704), (4098, 258)])
+def test_a_quick_run_keeps_what_is_beyond_whole_blocks(length: int, quick: int) -> None:
+    assert plan.quick(("scalar",)).size(length) == quick
+    assert plan.full(("scalar",)).size(length) == length
 
 
 def test_spread_is_the_distance_of_the_quartiles_over_the_median() -> None:
@@ -253,6 +281,22 @@ def test_a_wrong_product_is_found(dtype: torch.dtype) -> None:
     assert not checks.linear_4bit(work.x, *operands, y, 64).correct
 
 
+def test_a_wrong_gradient_is_found() -> None:
+    work = Training.make(200, 1024, 1024, torch.float32, plan.quick(("scalar",)))
+    linear = work.linear
+    weight = kq.dequantize_4bit(linear.packed, linear.state)
+    y, grad_x = linear.x.detach() @ weight.T, work.grad @ weight
+
+    def correct() -> bool:
+        return checks.linear_4bit_training(
+            linear.x, linear.packed, linear.state.absmax, y, work.grad, grad_x, 64
+        ).correct
+
+    assert correct()
+    grad_x[-1, 0] += 0.1
+    assert not correct()
+
+
 def test_a_wrong_optimizer_step_is_found() -> None:
     work = Optimizing.make(1024, 1024, plan.quick(("scalar",)))
     param = work.parameter()
@@ -281,6 +325,7 @@ def test_the_forced_instruction_set_is_the_only_one(monkeypatch: pytest.MonkeyPa
         (["--json", "."], "is a folder"),
         (["--markdown", "no/such/folder/report.md"], "does not exist"),
         (["--only", "nothing_is_called_so", "--quick"], "selects no row"),
+        (["--limit-peers", "neon"], "limit-peers must be one of"),
         (["--fast"], "No such option"),
     ],
 )

@@ -1,0 +1,28 @@
+"""The dense twin of a quantized model."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+import kq_nn
+
+
+def with_decoded_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in which dense layers hold what the quantized ones decode to.
+
+    Args:
+        model: with `kq_nn.Linear4bit` layers without bias; it is not changed.
+        dtype: of all parameters of the copy.
+    """
+    dense = copy.deepcopy(model)
+    for name, module in list(dense.named_modules()):
+        if isinstance(module, kq_nn.Linear4bit):
+            weight = module.dequantize(dtype)
+            N, K = weight.shape
+            plain = nn.Linear(K, N, bias=False, device="meta")
+            plain.weight = nn.Parameter(weight)
+            dense.set_submodule(name, plain)
+    return dense.to(dtype)
