@@ -255,6 +255,48 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def sanitize(session: nox.Session) -> None:
+    """Tests of the kernels, built to stop at memory errors and undefined behaviour (gcc)."""
+    place, environment = BUILD / "sanitize", BUILD / "environments" / "sanitize"
+    shutil.rmtree(place, ignore_errors=True)
+    session.run(
+        *("uv", "build", "--quiet", "--wheel", "--python", "3.11", "--package", "kq-kernels"),
+        *("-C", "cmake.define.KQ_SANITIZE=ON", "-C", "cmake.build-type=Debug"),
+        *("-C", f"build-dir={place / 'cmake'}", "--out-dir", str(place)),
+        external=True,
+    )
+    # An environment of its own: in `.venv` the editable install comes before any PYTHONPATH.
+    session.run(
+        "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
+    )
+    python = str(environment / "bin" / "python")
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--python", python, "numpy", "pytest"),
+        *map(str, place.glob("*.whl")),
+        external=True,
+    )
+    compiler = os.environ.get("CXX", "c++")
+    # The second because the first looks for the functions that it replaces when it is loaded.
+    runtimes = [
+        str(session.run(compiler, f"-print-file-name={name}", silent=True, external=True)).strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    session.run(
+        *(python, "-m", "pytest", "-q", "-m", "not slow", "packages/kq-kernels/tests"),
+        *session.posargs,
+        env={
+            "PYTHONPATH": "",
+            "PYTHONMALLOC": "malloc",  # Python's own allocator hides where objects end
+            "LD_PRELOAD": " ".join(runtimes),  # python itself is built without them
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it needs to the end
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        },
+        external=True,
+    )
+    shutil.rmtree(environment)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Runs every Python example of every Markdown file."""
     sync(session)

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "linear.h"
+#include "grouped.h"
 
 namespace kq {
 namespace {
@@ -28,48 +28,18 @@ struct Experts {
     Experts(const Counts& counts, int64_t n, int64_t k, int64_t blocksize, const std::string& type,
             nb::handle packed, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
             nb::handle offset)
-        : n(n),
-          whole(geometry_4bit(product(static_cast<int64_t>(counts.size()), n, "counts, n"), k, blocksize)),
+        : whole(geometry_4bit(product(static_cast<int64_t>(counts.size()), n, "counts, n"), k, blocksize)),
           codes(array(packed, "codes", Access::read, {DType::uint8}, whole.rows * whole.bytes_per_row())),
           scale(scales(whole, absmax, nested_absmax, nested_code, offset)),
           book(&codebook_4bit(quant_type(type))) {}
 
-    Weight4 weight(int64_t expert) const {
-        Weight4 out{codes.as<const uint8_t>() + expert * n * whole.bytes_per_row(),
-                    scale.scales,
-                    {n, whole.cols, whole.blocksize},
-                    book};
-        out.scales.first_block = expert * n * whole.blocks_per_row();
-        return out;
-    }
+    Weight4 weights() const { return {codes.as<const uint8_t>(), scale.scales, whole, book}; }
 
-    int64_t n;
     Geometry whole;
     Array codes;
     ScaleArrays scale;
     const Codebook4* book;
 };
-
-std::byte* advance(void* p, DType dtype, int64_t elements) {
-    return static_cast<std::byte*>(p) + elements * itemsize(dtype);
-}
-
-// Calls product(problem) for each expert that has rows; `bias` may be null, `width` is that of `out`.
-template <class Product>
-void for_each_expert(const Counts& counts, const Experts& experts, const Array& in, int64_t row_stride,
-                     void* bias, const Array& out, int64_t width, int threads, Product product) {
-    int64_t row = 0;
-    for (size_t i = 0; i < counts.size(); ++i) {
-        const auto expert = static_cast<int64_t>(i);
-        if (counts[i] > 0) {
-            product({advance(in.data, in.dtype, row * row_stride), row_stride, in.dtype, counts[i],
-                     experts.weight(expert),
-                     bias == nullptr ? nullptr : advance(bias, in.dtype, expert * experts.n),
-                     advance(out.data, in.dtype, row * width), threads});
-        }
-        row += counts[i];
-    }
-}
 
 void linear_4bit_grouped_call(nb::handle x, nb::handle codes, nb::handle absmax, nb::handle bias,
                               nb::handle out, const Counts& counts, int64_t n, int64_t k, int64_t blocksize,
@@ -83,9 +53,17 @@ void linear_4bit_grouped_call(nb::handle x, nb::handle codes, nb::handle absmax,
     Array added;
     if (!bias.is_none()) added = array(bias, "bias", Access::read, {in.dtype}, experts.whole.rows);
     const Array result = array(out, "out", Access::write, {in.dtype}, outputs);
-    const int most = thread_argument(threads);
+    const GroupedProblem problem{in.data,
+                                 stride,
+                                 in.dtype,
+                                 counts,
+                                 experts.weights(),
+                                 n,
+                                 added.data,
+                                 result.data,
+                                 thread_argument(threads)};
     nb::gil_scoped_release unlocked;
-    for_each_expert(counts, experts, in, stride, added.data, result, n, most, linear_4bit);
+    linear_4bit_grouped(problem);
 }
 
 void linear_4bit_grouped_backward_call(nb::handle grad, nb::handle codes, nb::handle absmax, nb::handle out,
@@ -99,9 +77,17 @@ void linear_4bit_grouped_backward_call(nb::handle grad, nb::handle codes, nb::ha
     const int64_t stride = row_stride(given_stride, n);
     const Array in = array(grad, "grad", Access::read, kFloats, strided_size(rows, n, stride, "grad"));
     const Array result = array(out, "out", Access::write, {in.dtype}, outputs);
-    const int most = thread_argument(threads);
+    const GroupedProblem problem{in.data,
+                                 stride,
+                                 in.dtype,
+                                 counts,
+                                 experts.weights(),
+                                 n,
+                                 nullptr,
+                                 result.data,
+                                 thread_argument(threads)};
     nb::gil_scoped_release unlocked;
-    for_each_expert(counts, experts, in, stride, nullptr, result, k, most, linear_4bit_backward);
+    linear_4bit_grouped_backward(problem);
 }
 
 }  // namespace

@@ -9,20 +9,11 @@
 namespace kq {
 namespace {
 
-constexpr int64_t kWeightsPerThread = 32768;  // below, starting a thread costs more than it saves
 constexpr int64_t kMaxRows = 512;       // their sums fit the level-2 cache; decoding is amortized by then
 constexpr int64_t kFloatsPerLine = 16;  // no two threads' scratch shares a cache line
 
 int64_t ceil_div(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
-
-const void* advance(const void* p, DType dtype, int64_t elements) {
-    return static_cast<const char*>(p) + elements * itemsize(dtype);
-}
-
-void* advance(void* p, DType dtype, int64_t elements) {
-    return static_cast<char*>(p) + elements * itemsize(dtype);
-}
 
 void few(const LinearProblem& p, const FewKernels& kernels) {
     const Geometry& g = p.weight.geometry;

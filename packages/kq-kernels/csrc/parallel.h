@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 
 namespace kq {
 
@@ -30,6 +31,23 @@ void parallel_ranges(int64_t units, int threads, Body body) {
         const int64_t end = units * (index + 1) / count;
         if (begin < end) body(begin, end, static_cast<int>(index));
     }
+}
+
+// Calls body(task) for each of [0, tasks), in this order, each on the thread that is free next. Throws what
+// one of them threw.
+template <class Body>
+void parallel_tasks(int64_t tasks, int threads, Body body) {
+    std::exception_ptr error;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t task = 0; task < tasks; ++task) {
+        try {
+            body(task);
+        } catch (...) {  // may not leave the region
+#pragma omp critical
+            error = std::current_exception();
+        }
+    }
+    if (error) std::rethrow_exception(error);
 }
 
 }  // namespace kq

@@ -19,6 +19,14 @@ static inline int64_t itemsize(DType dtype) {
     return 0;
 }
 
+static inline const void* advance(const void* p, DType dtype, int64_t elements) {
+    return static_cast<const char*>(p) + elements * itemsize(dtype);
+}
+
+static inline void* advance(void* p, DType dtype, int64_t elements) {
+    return static_cast<char*>(p) + elements * itemsize(dtype);
+}
+
 struct bf16 {
     uint16_t bits;
 };

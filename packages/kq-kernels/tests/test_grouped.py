@@ -15,6 +15,7 @@ COUNTS = [
     [0, 0],
     [7],
     [],
+    [1, 0, 2, 9] * 16,  # enough that threads take whole experts
 ]
 
 
@@ -75,15 +76,18 @@ def test_bits_of_one_product_for_each_expert(isa, counts, double, gap) -> None:
         np.testing.assert_array_equal(grad_x[own], expected_grad)
 
 
-def test_threads_do_not_change_a_bit(isa) -> None:
-    counts, n, k = [1, 0, 17, 40], 390, 520
+@pytest.mark.parametrize(
+    ("counts", "n", "k"), [([1, 0, 17, 40], 390, 520), ([1, 0, 3, 2, 21] * 8, 70, 130)], ids=str
+)
+def test_threads_do_not_change_a_bit(isa, counts, n, k) -> None:
+    experts, rows = len(counts), sum(counts)
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, 256, (4, n, k // 2), dtype=np.uint8)
-    absmax = rng.random((4, n, -(-k // 64))).astype(np.float32)
-    x, grad = samples(58, k), samples(58, n)
+    codes = rng.integers(0, 256, (experts, n, k // 2), dtype=np.uint8)
+    absmax = rng.random((experts, n, -(-k // 64))).astype(np.float32)
+    x, grad = samples(rows, k), samples(rows, n)
     results = []
     for threads in (1, 2, 3, 5):
-        y, g = np.empty((58, n), np.float32), np.empty((58, k), np.float32)
+        y, g = np.empty((rows, n), np.float32), np.empty((rows, k), np.float32)
         shape = (counts, n, k, 64, "fp4")
         kq_kernels.linear_4bit_grouped(x, codes, absmax, None, y, *shape, threads=threads)
         kq_kernels.linear_4bit_grouped_backward(grad, codes, absmax, g, *shape, threads=threads)
