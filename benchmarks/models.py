@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -71,11 +71,13 @@ class Language:
         members: those who take part.
         references: the dense models among them, by dtype, that hold the decoded weights.
         text: token ids [BATCH, PROMPT].
+        losses: of the references, as far as they are known.
     """
 
     members: list[Member]
     references: dict[torch.dtype, Any]
     text: Tensor
+    losses: dict[torch.dtype, float] = field(default_factory=dict)
 
     @classmethod
     def make(cls, dtype: torch.dtype, adapted: bool, plan: Plan) -> Language:
@@ -174,7 +176,9 @@ class Language:
         independent, each of a logit's size and relative u, amplified by the depth.
         """
         ids = self.text[:1]
-        loss, expected = _loss(member.model, ids), _loss(self.references[member.dtype], ids)
+        if member.dtype not in self.losses:
+            self.losses[member.dtype] = _loss(self.references[member.dtype], ids)
+        loss, expected = _loss(member.model, ids), self.losses[member.dtype]
         if not member.judged:
             return Verdict(True, f"loss {loss:.5f}, of our codes {expected:.5f}, not judged")
         unit = _UNIT[member.dtype]
