@@ -1,6 +1,5 @@
-// Slivers of decoded weights: w(i, r) for 2 W neighbouring outputs i and up to kDepth values of r, as float32
-// with i running fastest, so that the lanes of a vector are outputs and nothing has to be summed across
-// lanes.
+// Slivers of decoded weights: w(i, r) for 2 W neighbouring outputs i and a range of r, as float32 with i
+// running fastest, so that the lanes of a vector are outputs and nothing has to be summed across lanes.
 //
 // Forward, i is a row of W and r a column. Codes lie along r, so W rows are transposed while they are still
 // packed, 8 codes to a 32-bit word: after that, shifting a word right by 4t brings nibble t of W rows into
@@ -13,8 +12,6 @@
 namespace kq::KQ_ISA {
 
 constexpr int64_t kOutputs = 2 * W;
-constexpr int64_t kDepth = 128;  // 16 KiB of weights with the widest vectors: half of a level-1 cache
-constexpr int64_t kSliver = kOutputs * kDepth;
 constexpr int64_t kMinBlock = 32;  // of 4-bit weights
 static_assert(kMinBlock % 8 == 0 && kMinBlock % kOutputs == 0);
 
@@ -83,7 +80,7 @@ static inline void decode_columns(const Weight4& weight, const Table16& values, 
     const uint8_t* codes = weight.codes + r0 * bytes + i0 / 2;
     int64_t block = r0 * blocks + i0 / g.blocksize;
     for (int64_t r = 0; r < reduce; ++r, codes += bytes, block += blocks) {
-        prefetch_l2(codes + kDepth * bytes);
+        prefetch_l2(codes + reduce * bytes);
         i32 first, second;
         if (outer == kOutputs) {
             unpack(codes, &first, &second);
