@@ -11,6 +11,7 @@
 #include "kernels/dtypes.inl.h"
 #include "kernels/kernels.h"
 #include "kernels/linear_4bit/scales.inl.h"
+#include "kernels/linear_4bit/write.inl.h"
 
 namespace kq::KQ_ISA {
 
@@ -19,9 +20,8 @@ constexpr int64_t kChunkBytes = kChunk / 2;
 
 int64_t few_stride(int64_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
 
-// The scales of one row, and room for a load that reaches past the last.
-static inline int64_t row_of_scales(const Geometry& g) { return g.blocks_per_row() + 16; }
-int64_t few_scratch(const Geometry& g) { return FEW_GROUP * row_of_scales(g); }
+// The scales of a group of rows, and room for a load that reaches past the last.
+int64_t few_scratch(const Geometry& g) { return FEW_GROUP * g.blocks_per_row() + 16; }
 
 // Stored as [chunk][nibble][row][word].
 void few_pack(const PackArgs& a) {
@@ -86,44 +86,45 @@ static inline void few_group(const Linear4FewArgs& a, const Table16& values, con
                              int64_t n, float* scales) {
     const Geometry& g = a.weight.geometry;
     const int64_t blocks = g.blocks_per_row();
-    const int64_t stride = row_of_scales(g);
     const int64_t bytes = g.bytes_per_row();
     const uint8_t* codes = a.weight.codes + n * bytes;
-    for (int r = 0; r < R; ++r) load_scales(a.weight.scales, (n + r) * blocks, blocks, scales + r * stride);
+    load_scales(a.weight.scales, n * blocks, R * blocks, scales);
     FewSums<M, R> total;
     for (int r = 0; r < R; ++r) {
         for (int m = 0; m < M; ++m) total.of[r][m] = set1(0.0f);
     }
-    const auto add_chunk = [&](int64_t byte, const auto& words_of) {
+    const auto add_chunk = [&](int64_t byte, const auto& words_of, const auto& scale_of) {
         i32 words[R];
         f32 scale[R];
         for (int r = 0; r < R; ++r) {
             words[r] = words_of(codes + r * bytes + byte);
-            scale[r] = spread(scales + r * stride, 2 * byte);
+            scale[r] = scale_of(spread(scales + r * blocks, 2 * byte));
         }
         few_chunk(words, a.x + 2 * byte * M, scale, values, total);
     };
     int64_t byte = 0;
     for (; byte + kChunkBytes <= bytes; byte += kChunkBytes) {
-        add_chunk(byte, [&](const uint8_t* p) {
-            prefetch(p + R * bytes);  // the same place of the next group
-            return load_u32(p);
-        });
+        add_chunk(
+            byte,
+            [&](const uint8_t* p) {
+                prefetch(p + R * bytes);  // the same place of the next group
+                return load_u32(p);
+            },
+            [](f32 scale) { return scale; });
     }
     if (byte < bytes) {
-        add_chunk(byte, [&](const uint8_t* p) {
-            uint8_t tail[kChunkBytes] = {};
-            std::memcpy(tail, p, static_cast<size_t>(bytes - byte));
-            return load_u32(tail);
-        });
+        const int rest = static_cast<int>(bytes - byte);
+        add_chunk(
+            byte, [&](const uint8_t* p) { return load_u32_n(p, rest); },
+            // Behind the row is the next one, and its scales, which need not be finite, are not to be seen.
+            [&](f32 scale) { return keep_first(scale, (rest + 3) / 4); });
     }
+    const T* bias = static_cast<const T*>(a.bias);
     for (int m = 0; m < M; ++m) {
-        for (int r = 0; r < R; ++r) {
-            const f32 y = set1(sum(total.of[r][m]));
-            const T* bias = static_cast<const T*>(a.bias);
-            store_one(static_cast<T*>(a.out) + m * g.rows + n + r,
-                      bias == nullptr ? y : add(y, load_one(bias + n + r)));
-        }
+        f32 rows[FEW_GROUP];
+        for (int r = 0; r < FEW_GROUP; ++r) rows[r] = r < R ? total.of[r][m] : set1(0.0f);
+        write_sums(sums(rows), bias == nullptr ? nullptr : bias + n, R,
+                   static_cast<T*>(a.out) + m * g.rows + n);
     }
 }
 
@@ -132,7 +133,6 @@ static void few_rows(const Linear4FewArgs& a, int64_t begin, int64_t end, float*
     const Geometry& g = a.weight.geometry;
     const Table16 values(a.weight.book->values);
     const SpreadScales spread(g.blocksize);
-    for (int64_t i = 0; i < few_scratch(g); ++i) scales[i] = 0.0f;
     int64_t n = begin;
     for (; n + FEW_GROUP <= end; n += FEW_GROUP) few_group<T, M, FEW_GROUP>(a, values, spread, n, scales);
     for (; n < end; ++n) few_group<T, M, 1>(a, values, spread, n, scales);

@@ -10,7 +10,12 @@ static inline void load_scales(const Scales& s, int64_t first, int64_t count, fl
     constexpr int64_t kNestedBlock = 256;
     first += s.first_block;
     if (s.absmax != nullptr) {
-        std::memcpy(out, s.absmax + first, static_cast<size_t>(count) * sizeof(float));
+        int64_t i = 0;  // too few for a call of memcpy
+        for (; i + W <= count; i += W) store(out + i, load(s.absmax + first + i));
+        if (i < count) {
+            const int n = static_cast<int>(count - i);
+            store_n(out + i, load_n(s.absmax + first + i, n), n);
+        }
         return;
     }
     const Table256 values(s.nested_code);

@@ -17,11 +17,8 @@ static_assert(kMinBlock % 8 == 0 && kMinBlock % kOutputs == 0);
 
 // Words of one row, from column `col` on; what lies behind the row is zero.
 static inline i32 load_words(const uint8_t* row, int64_t bytes, int64_t byte) {
-    constexpr int64_t kBytes = 4 * W;
-    if (byte + kBytes <= bytes) return load_u32(row + byte);
-    uint8_t tail[kBytes] = {};
-    if (byte < bytes) std::memcpy(tail, row + byte, static_cast<size_t>(bytes - byte));
-    return load_u32(tail);
+    if (byte + 4 * W <= bytes) return load_u32(row + byte);
+    return byte < bytes ? load_u32_n(row + byte, static_cast<int>(bytes - byte)) : zero_i32();
 }
 
 template <int NIBBLE>

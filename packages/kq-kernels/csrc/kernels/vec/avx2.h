@@ -23,15 +23,20 @@ static inline f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm256_div_ps(a, b); }
 static inline f32 sqrt(f32 a) { return _mm256_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
-static inline float sum(f32 a) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
 
 static inline __m256i first(int n) {
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lanes);
+}
+
+static inline f32 keep_first(f32 v, int n) { return _mm256_and_ps(v, _mm256_castsi256_ps(first(n))); }
+// Lane i has the sum of v[i], in an order that does not depend on i.
+static inline f32 sums(const f32 (&v)[FEW_GROUP]) {
+    const f32 quarters =
+        add(_mm256_permute2f128_ps(v[0], v[1], 0x20), _mm256_permute2f128_ps(v[0], v[1], 0x31));
+    const f32 pairs = add(quarters, _mm256_permute_ps(quarters, 0x4e));
+    return _mm256_permutevar8x32_ps(add(pairs, _mm256_permute_ps(pairs, 0xb1)),
+                                    _mm256_setr_epi32(0, 4, 0, 0, 0, 0, 0, 0));
 }
 
 static inline f32 widen(__m128i v, bf16) {
@@ -226,6 +231,11 @@ struct Decoder16<float> {
 
 static inline i32 load_u32(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+static inline i32 load_u32_n(const uint8_t* p, int bytes) {
+    uint8_t all[4 * W] = {};
+    std::memcpy(all, p, static_cast<size_t>(bytes));
+    return load_u32(all);
 }
 template <int N>
 static inline i32 shift_right(i32 v) {

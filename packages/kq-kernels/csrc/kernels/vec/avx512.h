@@ -23,7 +23,6 @@ static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
 static inline f32 sqrt(f32 a) { return _mm512_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
-static inline float sum(f32 a) { return _mm512_reduce_add_ps(a); }
 
 static inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -40,6 +39,20 @@ static inline __m256i narrow(f32 v, bf16) {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
 }
 static inline __m256i narrow(f32 v, f16) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+
+static inline f32 keep_first(f32 v, int n) { return _mm512_maskz_mov_ps(first(n), v); }
+// Lane i has the sum of v[i], in an order that does not depend on i.
+static inline f32 sums(const f32 (&v)[FEW_GROUP]) {
+    const auto halves = [](f32 a, f32 b) {
+        return add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    };
+    const f32 two = halves(v[0], v[1]), other_two = halves(v[2], v[3]);
+    const f32 quarters =
+        add(_mm512_shuffle_f32x4(two, other_two, 0x88), _mm512_shuffle_f32x4(two, other_two, 0xdd));
+    const f32 pairs = add(quarters, _mm512_permute_ps(quarters, 0x4e));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                                 add(pairs, _mm512_permute_ps(pairs, 0xb1)));
+}
 
 static inline f32 load(const float* p) { return _mm512_loadu_ps(p); }
 static inline f32 load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
@@ -196,6 +209,9 @@ struct Decoder16<float> {
 };
 
 static inline i32 load_u32(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline i32 load_u32_n(const uint8_t* p, int bytes) {
+    return _mm512_maskz_loadu_epi8((__mmask64{1} << bytes) - 1, p);
+}
 template <int N>
 static inline i32 shift_right(i32 v) {
     return _mm512_srli_epi32(v, N);

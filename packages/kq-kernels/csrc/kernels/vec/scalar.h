@@ -31,7 +31,8 @@ static inline f32 div(f32 a, f32 b) { return a / b; }
 static inline f32 sqrt(f32 a) { return std::sqrt(a); }
 // Two roundings: the C++ fma without hardware support is a slow library call.
 static inline f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
-static inline float sum(f32 a) { return a; }
+static inline f32 keep_first(f32 v, int n) { return n > 0 ? v : 0.0f; }
+static inline f32 sums(const f32 (&v)[FEW_GROUP]) { return v[0]; }  // lane i has the sum of v[i]
 
 static inline float to_float(float v) { return v; }
 static inline float to_float(bf16 v) { return float_from_bits(uint32_t{v.bits} << 16); }
@@ -138,6 +139,11 @@ static inline void transpose(i32 (&)[W]) {}
 static inline i32 load_u32(const uint8_t* p) {
     i32 v;
     std::memcpy(&v, p, 4);
+    return v;
+}
+static inline i32 load_u32_n(const uint8_t* p, int bytes) {
+    i32 v = 0;
+    std::memcpy(&v, p, static_cast<size_t>(bytes));
     return v;
 }
 template <int N>
