@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -226,6 +227,33 @@ def test_batched_gradients() -> None:
     many = torch.autograd.grad(y, x, grads, is_grads_batched=True, retain_graph=True)[0]
     one_by_one = [torch.autograd.grad(y, x, grad, retain_graph=True)[0] for grad in grads]
     assert torch.equal(many, torch.stack(one_by_one))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("short", [False, True])
+def test_scales_as_bits(nested: bool, short: bool, calls: list[str]) -> None:
+    """Parts may hold them so, as modules do; a QuantState may not: its integers are a mistake."""
+    packed, state = weight(compress_statistics=nested)
+    as_bits = [
+        t.view(torch.int32)
+        if t is not None and t.dtype == torch.float32 and t.numel() != 256
+        else t
+        for t in state.scales
+    ]
+    x = randn(3, K)
+    backend = kq.use_backend("native" if short else "torch")
+    with backend:
+        expected = kq.linear_4bit(x, packed, state)
+        calls.clear()
+        product = linear.linear_4bit_parts(
+            x, packed, kq.Scales(*as_bits), None, (N, K), state.blocksize, "nf4"
+        )
+        assert calls == (["linear_4bit_unchecked"] if short else [])
+        assert torch.equal(product, expected)
+        if not nested:
+            wrong = replace(state, absmax=state.absmax.view(torch.int32))
+            with pytest.raises(TypeError, match="absmax"):
+                kq.linear_4bit(x, packed, wrong)
 
 
 def test_tracers(calls: list[str]) -> None:

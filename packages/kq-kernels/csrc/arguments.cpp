@@ -15,6 +15,7 @@ const char* name_of(DType dtype) {
         case DType::bfloat16: return "bfloat16";
         case DType::float16: return "float16";
         case DType::uint8: return "uint8";
+        case DType::int32: return "int32";
     }
     return "";
 }
@@ -25,7 +26,7 @@ const char* name_of(DType dtype) {
 std::string quoted(const std::string& text) { return "'" + text + "'"; }
 
 DType dtype_of(const std::string& text, const char* name) {
-    for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::uint8}) {
+    for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::uint8, DType::int32}) {
         if (text == name_of(dtype)) return dtype;
     }
     type_error(std::string(name) + ": unknown dtype " + quoted(text));
@@ -39,8 +40,10 @@ DType dtype_of(const nb::dlpack::dtype& dtype, const char* name) {
         if (code == dtype_code::Float && dtype.bits == 16) return DType::float16;
         if (code == dtype_code::Bfloat && dtype.bits == 16) return DType::bfloat16;
         if (code == dtype_code::UInt && dtype.bits == 8) return DType::uint8;
+        if (code == dtype_code::Int && dtype.bits == 32) return DType::int32;
     }
-    type_error(std::string(name) + ": expected float32, bfloat16, float16 or uint8 elements, got type code " +
+    type_error(std::string(name) +
+               ": expected float32, bfloat16, float16, uint8 or int32 elements, got type code " +
                std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits");
 }
 
@@ -182,21 +185,24 @@ int64_t strided_size(int64_t rows, int64_t cols, int64_t stride, const char* nam
     return size;
 }
 
+// Modules keep the bits of float32 scales as integers, so that no cast of a model's dtype touches them.
+constexpr DTypes kScales{DType::float32, DType::int32};
+
 ScaleArrays scales(const Geometry& g, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
                    nb::handle offset) {
     ScaleArrays out;
     const int given = !nested_absmax.is_none() + !nested_code.is_none() + !offset.is_none();
     if (given == 0) {
-        out.absmax = array(absmax, "absmax", Access::read, {DType::float32}, g.blocks());
+        out.absmax = array(absmax, "absmax", Access::read, kScales, g.blocks());
         out.scales.absmax = out.absmax.as<const float>();
         return out;
     }
     if (given != 3) value_error("nested_absmax, nested_code, offset: give all three or none");
     out.absmax = array(absmax, "absmax", Access::read, {DType::uint8}, g.blocks());
     out.nested_absmax =
-        array(nested_absmax, "nested_absmax", Access::read, {DType::float32}, (g.blocks() + 255) / 256);
+        array(nested_absmax, "nested_absmax", Access::read, kScales, (g.blocks() + 255) / 256);
     out.nested_code = array(nested_code, "nested_code", Access::read, {DType::float32}, 256);
-    out.offset = array(offset, "offset", Access::read, {DType::float32}, 1);
+    out.offset = array(offset, "offset", Access::read, kScales, 1);
     out.scales.codes = out.absmax.as<const uint8_t>();
     out.scales.nested_absmax = out.nested_absmax.as<const float>();
     out.scales.nested_code = out.nested_code.as<const float>();

@@ -7,11 +7,12 @@
 
 namespace kq {
 
-enum class DType { float32, bfloat16, float16, uint8 };
+enum class DType { float32, bfloat16, float16, uint8, int32 };
 
 static inline int64_t itemsize(DType dtype) {
     switch (dtype) {
-        case DType::float32: return 4;
+        case DType::float32:
+        case DType::int32: return 4;
         case DType::bfloat16:
         case DType::float16: return 2;
         case DType::uint8: return 1;

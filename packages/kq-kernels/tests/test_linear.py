@@ -101,9 +101,9 @@ def test_half_precision_is_the_float32_result_rounded(isa, m) -> None:
     np.testing.assert_array_equal(half, single.astype(np.float16))
 
 
-@pytest.mark.parametrize("m", [1, 5, 40])
+@pytest.mark.parametrize("m", [1, 5, 40, 70])
 def test_threads_do_not_change_a_bit(isa, m) -> None:
-    n, k, blocksize = 390, 520, 64
+    n, k, blocksize = 390, 1200, 64
     codes, absmax, _ = packed_weight(n, k, blocksize)
     x = np.random.default_rng(m).standard_normal((m, k)).astype(np.float32)
     grad = np.random.default_rng(m).standard_normal((m, n)).astype(np.float32)
@@ -118,6 +118,32 @@ def test_threads_do_not_change_a_bit(isa, m) -> None:
         )
         results.append(y.tobytes() + g.tobytes())
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("m", [1, 3, 20, 70])
+@pytest.mark.parametrize("k", [33, 160, 576])
+def test_scale_that_is_not_finite_stays_in_its_row_of_the_weight(isa, m, k) -> None:
+    """Also where a row ends within a vector, and the next row's scales stand behind its own."""
+    codes, absmax, _ = packed_weight(20, k, 32)
+    x = np.random.default_rng(k).standard_normal((m, k)).astype(np.float32)
+    expected, y = np.empty((m, 20), np.float32), np.empty((m, 20), np.float32)
+    kq_kernels.linear_4bit(x, codes, absmax, None, expected, m, 20, k, 32, "nf4")
+    damaged = absmax.copy()
+    damaged[1], damaged[9] = np.nan, np.inf
+    kq_kernels.linear_4bit(x, codes, damaged, None, y, m, 20, k, 32, "nf4")
+    intact = np.delete(np.arange(20), [1, 9])
+    np.testing.assert_array_equal(y[:, intact], expected[:, intact])
+    assert not np.isfinite(y[:, [1, 9]]).any()
+
+
+def test_scales_may_be_given_as_bits(isa) -> None:
+    n, k, blocksize, m = 20, 160, 64, 3
+    codes, absmax, _ = packed_weight(n, k, blocksize)
+    x = np.random.default_rng(0).standard_normal((m, k)).astype(np.float32)
+    expected, y = np.empty((m, n), np.float32), np.empty((m, n), np.float32)
+    kq_kernels.linear_4bit(x, codes, absmax, None, expected, m, n, k, blocksize, "nf4")
+    kq_kernels.linear_4bit(x, codes, absmax.view(np.int32), None, y, m, n, k, blocksize, "nf4")
+    np.testing.assert_array_equal(y, expected)
 
 
 def test_not_a_number_stays_in_its_row(isa) -> None:

@@ -44,20 +44,23 @@ def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
     It does more for tensor subclasses and lazily negated tensors, under modes, transforms,
     tracing, autocast and forward-mode differentiation; and a profiler wants to see the op.
     """
-    given = [x, packed, *[tensor for tensor in others if tensor is not None]]
-    return (
-        AVAILABLE
-        and not is_compiling()
-        and not _len_torch_dispatch_stack()
-        and not _len_torch_function_stack()
-        and peek_interpreter_stack() is None
-        and _get_tracing_state() is None
-        and not _profiler_enabled()
-        and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
-        and _PLAIN_TYPES.issuperset(map(type, given))
-        and not any(map(_is_negated, given))
-    )
+    if (
+        not AVAILABLE
+        or is_compiling()
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or peek_interpreter_stack() is not None
+        or _get_tracing_state() is not None
+        or _profiler_enabled()
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return False
+    return all(map(_is_plain_tensor, (x, packed, *[each for each in others if each is not None])))
+
+
+def _is_plain_tensor(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN_TYPES and not _is_negated(tensor)
 
 
 def is_wrapped(tensor: Tensor | None) -> bool:
@@ -82,7 +85,7 @@ def linear_4bit(
     compute = getattr(backend, "linear_4bit_unchecked", None)
     if compute is None:
         return None
-    out = x.new_empty(*x.shape[:-1], shape[0])
+    out = x.new_empty((*x.shape[:-1], shape[0]))
     try:
         compute(
             x, packed, scales, bias, out, shape=shape, quant_type=quant_type, blocksize=blocksize
@@ -108,7 +111,7 @@ def linear_4bit_backward(
     compute = getattr(backend, "linear_4bit_backward_unchecked", None)
     if compute is None:
         return None
-    out = grad.new_empty(*grad.shape[:-1], shape[1])
+    out = grad.new_empty((*grad.shape[:-1], shape[1]))
     try:
         compute(grad, packed, scales, out, shape=shape, quant_type=quant_type, blocksize=blocksize)
     except _REFUSALS:

@@ -39,16 +39,17 @@ def linear_4bit(
     check_state(quant_state)
     if quant_state.quant_type is None:
         raise ValueError("quant_state must be of 4-bit codes, got one of 8-bit codes")
-    return linear_4bit_parts(
-        x,
+    weight = (
         packed,
         quant_state.scales,
-        bias,
         quant_state.shape,
         quant_state.blocksize,
         quant_state.quant_type,
         quant_state.layout,
     )
+    if any(tensor is not None and tensor.dtype == torch.int32 for tensor in quant_state.scales):
+        return _dispatched(x, bias, *weight)  # which refuses them
+    return linear_4bit_parts(x, packed, weight[1], bias, *weight[2:])
 
 
 def linear_4bit_parts(
@@ -66,7 +67,8 @@ def linear_4bit_parts(
     Args:
         x: As for `linear_4bit`.
         packed: As for `linear_4bit`.
-        scales: Of the weight.
+        scales: Of the weight. Those that are float32 may be given as int32 with the same bits,
+            as modules store them.
         bias: As for `linear_4bit`.
         shape: [N, K], that of the weight.
         blocksize: Elements in a block.
@@ -84,7 +86,7 @@ def linear_4bit_parts(
         product = _plain(x, bias, weight)
         if product is not None:
             return product
-    return _dispatched(x, bias, *weight)
+    return _dispatched(x, bias, packed, scales.with_floats(), *weight[2:])
 
 
 _Weight = tuple[Tensor, Scales, Sequence[int], int, str, str]
@@ -96,7 +98,7 @@ def _plain(x: Tensor, bias: Tensor | None, weight: _Weight) -> Tensor | None:
         if needs_grad(x, bias):
             if not x.is_cpu or eager.is_wrapped(x) or eager.is_wrapped(bias):
                 return None
-            return _apply(x, bias, weight)
+            return _apply(x, bias, (weight[0], weight[1].with_floats(), *weight[2:]))
         if any(tensor is not None and tensor.requires_grad for tensor in weight[1]):
             return None  # the dispatcher has a warning for this
     return eager.linear_4bit(x, bias, *weight)

@@ -150,8 +150,8 @@ def pack(weight: Tensor, layout: Format4bit) -> dict[str, Tensor]:
     return tensors
 
 
-def scales(tensors: Mapping[str, Tensor], nested: bool) -> kq.Scales:
-    """Views the stored scales as kq_functional computes with them; copies nothing.
+def stored_scales(tensors: Mapping[str, Tensor], nested: bool) -> kq.Scales:
+    """Collects the scales as they are stored: those that are float32 as int32 with the same bits.
 
     Args:
         tensors: the stored tensors by state-dict name, all on one device.
@@ -159,12 +159,12 @@ def scales(tensors: Mapping[str, Tensor], nested: bool) -> kq.Scales:
     """
     absmax = tensors["weight_absmax"]
     if not nested:
-        return kq.Scales(absmax.view(torch.float32))
+        return kq.Scales(absmax)
     return kq.Scales(
         absmax,
-        tensors["weight_nested_absmax"].view(torch.float32),
+        tensors["weight_nested_absmax"],
         shared_table("dynamic", absmax.device),
-        tensors["weight_offset"].view(torch.float32),
+        tensors["weight_offset"],
     )
 
 
@@ -178,7 +178,8 @@ def quant_state(
         layout: how they were stored.
         dtype: dtype that dequantizing is to return.
     """
-    absmax, nested_absmax, nested_code, offset = scales(tensors, layout.nested)
+    scales = stored_scales(tensors, layout.nested).with_floats()
+    absmax, nested_absmax, nested_code, offset = scales
     state = partial(
         kq.QuantState,
         absmax=absmax,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import kq_functional as kq
 from kq_functional.linear import linear_4bit_parts
-from kq_nn.format4bit import Format4bit, describe_header, pack, quant_state, scales
+from kq_nn.format4bit import Format4bit, describe_header, pack, quant_state, stored_scales
 
 
 class QuantOptions(TypedDict, total=False):
@@ -145,7 +145,7 @@ class Linear4bit(nn.Linear):
         return linear_4bit_parts(
             input,
             stored["weight"],
-            scales(stored, self.compress_statistics),
+            stored_scales(stored, self.compress_statistics),
             bias,
             (self.out_features, self.in_features),
             self.blocksize,

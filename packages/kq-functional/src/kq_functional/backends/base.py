@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 OPS = {
@@ -44,6 +45,17 @@ class Scales(NamedTuple):
     """float32 [256]."""
     offset: Tensor | None = None
     """float32, one element."""
+
+    def with_floats(self) -> Scales:
+        """View int32 tensors, the bits of float32 scales as modules store them, as float32."""
+        return Scales(
+            *(
+                tensor.view(torch.float32)
+                if tensor is not None and tensor.dtype == torch.int32
+                else tensor
+                for tensor in self
+            )  # type: ignore[arg-type]
+        )
 
 
 @dataclass(frozen=True)
@@ -165,8 +177,9 @@ class Backend:
         asked for only where `linear_4bit` is declared. x [..., K] and out [..., N] are on one
         device, of one dtype, contiguous, not empty, and fit `shape`, (N, K); bias has one
         dimension. All else is as the caller of the op gave it: the backend must make sure of
-        device, dtype, size and contiguity of packed, scales and bias. What it refuses as above
-        goes through the op, which makes it right or raises the error that its caller sees.
+        device, dtype, size and contiguity of packed, scales and bias. Scales that are int32 are
+        the bits of float32. What it refuses as above goes through the op, which makes it right or
+        raises the error that its caller sees.
 
         A class that overrides `linear_4bit` of another one has to override this, too.
         """
