@@ -31,6 +31,17 @@ OPTIONS = {
     "decoupled": True,
     "maximize": False,
 }
+STEP_OPTIONS = {
+    "lr": 1e-3,
+    "weight_decay": 0.1,
+    "decoupled": True,
+    "maximize": False,
+    "grad_scale": 1.0,
+    "rounding": "nearest",
+    "corrections": [],
+    "seeds": [],
+    "hyper": [0.9, 0.99, 1e-8],
+}
 
 
 def activations(*shape: int) -> torch.Tensor:
@@ -142,12 +153,12 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         "optimizer_step_8bit": (
             ops.optimizer_step_8bit.default,
             ("adam", params, grads, codes, absmax, [CODE, CODE], [1, 2]),
-            OPTIONS,
+            STEP_OPTIONS,
         ),
         "optimizer_step_32bit": (
             ops.optimizer_step_32bit.default,
             ("adam", params, grads, [torch.zeros_like(p) for p in params * 2], [1, 2]),
-            OPTIONS,
+            STEP_OPTIONS,
         ),
         "cascade_mean": (ops.cascade_mean.default, (A,), {}),
     }

@@ -44,3 +44,10 @@ def check_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
         if not isinstance(number, (float, int)):
             raise TypeError(f"{name} must be a float, got {type(number).__name__}")
+
+
+def check_flags(**flags: object) -> None:
+    """Raise TypeError unless all arguments, given by name, are bools."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")

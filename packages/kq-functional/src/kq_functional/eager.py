@@ -78,7 +78,7 @@ def linear_4bit(
     """Return what op kq::linear_4bit does, or None to have it called; all must be plain."""
     if not _fits(x, shape, 1, blocksize, layout) or (bias is not None and bias.ndim != 1):
         return None
-    backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "")
+    backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_unchecked", None)
     if compute is None:
         return None
@@ -104,7 +104,7 @@ def linear_4bit_backward(
     """Return what op kq::linear_4bit_backward does, or None to have it called."""
     if not _fits(grad, shape, 0, blocksize, layout):
         return None
-    backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "")
+    backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_backward_unchecked", None)
     if compute is None:
         return None

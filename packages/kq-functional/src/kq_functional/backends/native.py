@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
+from ._torch_optimizer import step_8bit
 from .base import Backend, BackendNotInstalledError, Capability, Scales
 
 _NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
@@ -356,9 +357,21 @@ class NativeBackend(Backend):
         absmax: Sequence[Tensor],
         code_maps: Sequence[Tensor],
         steps: Sequence[int],
+        *,
+        grad_scale: float,
+        rounding: str,
+        corrections: Sequence[Tensor],
+        seeds: Sequence[int],
         **options: Any,
     ) -> None:
         """See `Backend.optimizer_step_8bit`."""
+        if rounding != "nearest":
+            raise NotImplementedError(f"rounding must be 'nearest', got {rounding!r}")
+        if grad_scale != 1:  # which the kernels know nothing of
+            options |= {"grad_scale": grad_scale, "rounding": rounding}
+            options |= {"corrections": corrections, "seeds": seeds}
+            step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
+            return
         self._kernels.optimizer_step_8bit(
             rule,
             _arrays(params),

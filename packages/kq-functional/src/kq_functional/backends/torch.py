@@ -19,7 +19,7 @@ from ..formats import (
     dtype_name,
 )
 from ..products import multiply, segments
-from ..rules import RULES, check_rule
+from ..rules import RULES
 from ._torch_codes import (
     block_slice,
     byte_values,
@@ -35,12 +35,16 @@ from ._torch_optimizer import step_8bit, step_32bit
 from .base import OPS, Backend, Capability, Scales
 
 _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
+_RULES_8BIT = frozenset(name for name, rule in RULES.items() if rule.signed)
+_ROUNDINGS = ("nearest",)
 
 
 def _capability(op: str) -> Capability:
-    if op.startswith("optimizer"):
-        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE}) if op.endswith("8bit") else None
-        return Capability(op, _DTYPES, rules=frozenset(RULES), blocksizes=blocksizes)
+    if op == "optimizer_step_8bit":
+        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE})
+        return Capability(op, _DTYPES, blocksizes=blocksizes, rules=_RULES_8BIT)
+    if op == "optimizer_step_32bit":
+        return Capability(op, _DTYPES, rules=frozenset(RULES))
     if "4bit" in op:
         quant_types = frozenset(QUANT_TYPES)
         return Capability(op, _DTYPES, quant_types=quant_types, blocksizes=BLOCKSIZES_4BIT)
@@ -58,8 +62,11 @@ def _check_8bit(name: str, tensor: Tensor, blocksize: int) -> None:
     check_blocksize(blocksize, four_bit=False)
 
 
-def _check_step(rule: str, params: Sequence[Tensor]) -> None:
-    check_rule(rule)
+def _check_step(rules: frozenset[str], rule: str, params: Sequence[Tensor], rounding: str) -> None:
+    if rule not in rules:
+        raise NotImplementedError(f"rule must be one of {', '.join(sorted(rules))}, got {rule!r}")
+    if rounding not in _ROUNDINGS:
+        raise NotImplementedError(f"rounding must be one of {_ROUNDINGS}, got {rounding!r}")
     for param in params:
         check_dtype("params", param.dtype)
 
@@ -213,7 +220,7 @@ class TorchBackend(Backend):
         **options: Any,
     ) -> None:
         """Decode, update and re-encode tile by tile."""
-        _check_step(rule, params)
+        _check_step(_RULES_8BIT, rule, params, options["rounding"])
         step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
 
     def optimizer_step_32bit(
@@ -225,8 +232,8 @@ class TorchBackend(Backend):
         steps: Sequence[int],
         **options: Any,
     ) -> None:
-        """Update tensor by tensor."""
-        _check_step(rule, params)
+        """Update tile by tile."""
+        _check_step(frozenset(RULES), rule, params, options["rounding"])
         step_32bit(rule, params, grads, states, steps, **options)
 
 

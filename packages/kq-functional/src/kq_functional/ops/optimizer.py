@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,77 +9,28 @@ import torch
 from torch import Tensor
 
 from ..formats import OPTIMIZER_BLOCKSIZE
-from ..rules import check_rule
+from ..rules import RULES
 from ..selection import Query, check_query, choose
-from .checks import check_code, check_order, check_out
+from .checks import check_order
 from .library import register
-
-_STATES = 2
-
-
-def _check(
-    rule: str, params: Sequence[Tensor], grads: Sequence[Tensor], steps: Sequence[int]
-) -> None:
-    check_rule(rule)
-    for name, items in (("grads", grads), ("steps", steps)):
-        if len(items) != len(params):
-            raise ValueError(
-                f"{name} must have one entry for each of the {len(params)} params, got {len(items)}"
-            )
-    for i, (param, grad, step) in enumerate(zip(params, grads, steps, strict=True)):
-        if grad.shape != param.shape or grad.dtype != param.dtype or grad.device != param.device:
-            raise ValueError(
-                f"grads[{i}] must match params[{i}] in shape, dtype and device: "
-                f"{tuple(param.shape)}, {param.dtype}, {param.device}; "
-                f"got {tuple(grad.shape)}, {grad.dtype}, {grad.device}"
-            )
-        if step < 1:
-            raise ValueError(f"steps[{i}] must be at least 1, got {step}")
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    for name in ("beta1", "beta2"):
-        if not 0 <= options[name] < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {options[name]}")
-    for name in ("lr", "eps", "weight_decay"):
-        if not math.isfinite(options[name]):
-            raise ValueError(f"{name} must be finite, got {options[name]}")
-    if options["eps"] < 0:
-        raise ValueError(f"eps must not be negative, got {options['eps']}")
-
-
-def _check_state(
-    name: str,
-    tensors: Sequence[Tensor],
-    params: Sequence[Tensor],
-    dtype: torch.dtype,
-    per_block: bool = False,
-) -> None:
-    if len(tensors) != _STATES * len(params):
-        raise ValueError(
-            f"{name} must have {_STATES} entries for each of the {len(params)} params (state 1 of "
-            f"all, then state 2), got {len(tensors)}"
-        )
-    for i, tensor in enumerate(tensors):
-        param = params[i % len(params)]
-        count = param.numel()
-        if per_block:
-            count = (count + OPTIMIZER_BLOCKSIZE - 1) // OPTIMIZER_BLOCKSIZE
-        if tensor.numel() != count:
-            raise ValueError(f"{name}[{i}] must have {count} elements, got {tensor.numel()}")
-        check_out(f"{name}[{i}]", tensor, dtype, tensor.shape, param.device)
+from .optimizer_checks import check_8bit, check_call, check_states
 
 
 def _groups(
-    op: str, rule: str, params: Sequence[Tensor], blocksize: int
+    op: str, rule: str, params: Sequence[Tensor], rounding: str
 ) -> list[tuple[Query, torch.device, list[int]]]:
     """Return the indices of the parameters of each device and dtype; empty ones are left out."""
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, param in enumerate(params):
         if param.numel():
             groups.setdefault((param.device, param.dtype), []).append(i)
+    blocksize = OPTIMIZER_BLOCKSIZE if op == "optimizer_step_8bit" else 0
     return [
-        (Query(op, device.type, dtype, rule=rule, blocksize=blocksize), device, indices)
+        (
+            Query(op, device.type, dtype, rule=rule, blocksize=blocksize, rounding=rounding),
+            device,
+            indices,
+        )
         for (device, dtype), indices in groups.items()
     ]
 
@@ -93,37 +43,41 @@ def _step(
     state_lists: tuple[Sequence[Tensor], ...],
     code_maps: Sequence[Tensor],
     steps: Sequence[int],
-    blocksize: int,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
-    _check_options(options)
-    count = len(params)
-    groups = _groups(op, rule, params, blocksize)
+    count, states = len(params), len(RULES[rule].signed)
+    groups = _groups(op, rule, params, options["rounding"])
+    hyper = dict(zip(RULES[rule].hyper, options["hyper"], strict=True))
+    common = {name: options[name] for name in options if name != "hyper"} | hyper
     # All are chosen before the first one steps: a call that fails changes nothing.
     backends = [choose(query) for query, _, _ in groups]
     for backend, (_, device, indices) in zip(backends, groups, strict=True):
         # A backend wants contiguous memory; a parameter that has none is stepped as a copy.
         dense = [params[i].contiguous() for i in indices]
-        states = [
-            [tensors[k * count + i] for k in range(_STATES) for i in indices]
+        own = [
+            [tensors[k * count + i] for k in range(states) for i in indices]
             for tensors in state_lists
         ]
         maps = [[code_map.to(device) for code_map in code_maps]] if code_maps else []
+        per_param = {
+            name: [options[name][i] for i in indices] if options[name] else []
+            for name in ("corrections", "seeds")
+        }
         getattr(backend, op)(
             rule,
             dense,
             [grads[i].contiguous() for i in indices],
-            *states,
+            *own,
             *maps,
             [steps[i] for i in indices],
-            **options,
+            **common | per_param,
         )
         for i, stepped in zip(indices, dense, strict=True):
             if stepped is not params[i]:
                 params[i].copy_(stepped)
 
 
-def _check_8bit(
+def _step_8bit_fake(
     rule: str,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -131,21 +85,11 @@ def _check_8bit(
     absmax: Sequence[Tensor],
     code_maps: Sequence[Tensor],
     steps: Sequence[int],
+    **options: Any,
 ) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("codes", codes, params, torch.uint8)
-    _check_state("absmax", absmax, params, torch.float32, per_block=True)
-    if len(code_maps) != _STATES:
-        raise ValueError(f"code_maps must have {_STATES} entries, got {len(code_maps)}")
-    for i, code_map in enumerate(code_maps):
-        check_code(f"code_maps[{i}]", code_map, code_map.device)
-
-
-def _step_8bit_fake(
-    rule: str, params: Sequence[Tensor], *tensors_and_steps: Any, **_options: Any
-) -> None:
-    _check_8bit(rule, params, *tensors_and_steps)
-    for query, _, _ in _groups("optimizer_step_8bit", rule, params, OPTIMIZER_BLOCKSIZE):
+    check_call(rule, params, grads, steps, options)
+    check_8bit(rule, params, codes, absmax, code_maps)
+    for query, _, _ in _groups("optimizer_step_8bit", rule, params, options["rounding"]):
         check_query(query)
 
 
@@ -159,20 +103,12 @@ def _step_8bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
-    _check_8bit(rule, params, grads, codes, absmax, code_maps, steps)
+    check_call(rule, params, grads, steps, options)
+    check_8bit(rule, params, codes, absmax, code_maps)
     for i, code_map in enumerate(code_maps):
         check_order(f"code_maps[{i}]", code_map)
-    _step(
-        "optimizer_step_8bit",
-        rule,
-        params,
-        grads,
-        (codes, absmax),
-        [code_map.contiguous() for code_map in code_maps],
-        steps,
-        OPTIMIZER_BLOCKSIZE,
-        options,
-    )
+    maps = [code_map.contiguous() for code_map in code_maps]
+    _step("optimizer_step_8bit", rule, params, grads, (codes, absmax), maps, steps, options)
 
 
 def _step_32bit_fake(
@@ -181,11 +117,11 @@ def _step_32bit_fake(
     grads: Sequence[Tensor],
     states: Sequence[Tensor],
     steps: Sequence[int],
-    **_options: Any,
+    **options: Any,
 ) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("states", states, params, torch.float32)
-    for query, _, _ in _groups("optimizer_step_32bit", rule, params, 0):
+    check_call(rule, params, grads, steps, options)
+    check_states(rule, "states", states, params, torch.float32)
+    for query, _, _ in _groups("optimizer_step_32bit", rule, params, options["rounding"]):
         check_query(query)
 
 
@@ -197,14 +133,14 @@ def _step_32bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("states", states, params, torch.float32)
-    _step("optimizer_step_32bit", rule, params, grads, (states,), (), steps, 0, options)
+    check_call(rule, params, grads, steps, options)
+    check_states(rule, "states", states, params, torch.float32)
+    _step("optimizer_step_32bit", rule, params, grads, (states,), (), steps, options)
 
 
 _OPTIONS = (
-    "*, float lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
-    "bool maximize"
+    "*, float lr, float weight_decay, bool decoupled, bool maximize, float grad_scale, "
+    "str rounding, Tensor(z!)[] corrections, int[] seeds, float[] hyper"
 )
 
 optimizer_step_8bit = register(
