@@ -32,6 +32,10 @@ def torch_environment(device: str) -> dict[str, str]:
     return {"torch": str(torch.__version__), "accelerator": name}
 
 
+_REST: dict[str, Any] = {"grad_scale": 1.0, "rounding": "nearest", "corrections": [], "seeds": []}
+"""Arguments of the optimizer steps that no case varies."""
+
+
 class _Scales(NamedTuple):
     """What the backend contract calls `Scales`."""
 
@@ -278,6 +282,7 @@ class Adapter:
             [arena.read(f"code_maps[{i}]", each) for i, each in enumerate(code_maps)],
             list(steps),
             **asdict(hyper),
+            **_REST,
         )
 
     def optimizer_step_32bit(
@@ -300,6 +305,7 @@ class Adapter:
             [arena.update(f"states[{i}]", each) for i, each in enumerate(states)],
             list(steps),
             **asdict(hyper),
+            **_REST,
         )
 
     @contextmanager

@@ -6,8 +6,8 @@ written through their address, shape and strides; neither torch nor a kq package
 """
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,11 @@ def _bits(tensor: Any) -> Array:
     )
     raw = (ctypes.c_uint8 * size).from_address(tensor.data_ptr())
     return np.ndarray(shape, dtype=kind, buffer=raw, strides=strides)
+
+
+def _hyper(options: Mapping[str, Any]) -> Hyper:
+    """What the update rule reads; the rest of the options says that nothing special is asked."""
+    return Hyper(**{field.name: options[field.name] for field in fields(Hyper)})
 
 
 class ReferenceBackend:
@@ -341,7 +346,7 @@ class ReferenceBackend:
         for i, step in enumerate(steps):
             tensors = (params[i], states[i], states[len(params) + i])
             p, m, v = (self.load(each) for each in tensors)
-            stepped = self.adam(p, self.load(grads[i]), m, v, step, Hyper(**hyper))
+            stepped = self.adam(p, self.load(grads[i]), m, v, step, _hyper(hyper))
             for tensor, values in zip(tensors, stepped, strict=True):
                 self.store(tensor, values)
 
@@ -366,7 +371,7 @@ class ReferenceBackend:
                 for j, book in zip(places, books, strict=True)
             )
             p, g = (self.load(each).reshape(-1) for each in (params[i], grads[i]))
-            p, m, v = self.adam(p, g, m, v, step, Hyper(**hyper))
+            p, m, v = self.adam(p, g, m, v, step, _hyper(hyper))
             self.store(params[i], p.reshape(tuple(params[i].shape)))
             for j, state, book in zip(places, (m, v), books, strict=True):
                 new_codes, scales = self.code_state(state, book)

@@ -33,6 +33,8 @@ MODULES = {
 
 def describe(name: str) -> list[str]:
     value = operator.attrgetter(name)(kq)
+    if name == "RULES":
+        return [f"RULES[{r.name!r}]: {r.signed}, {r.hyper}, norm={r.norm}" for r in value.values()]
     if not inspect.isclass(value):
         return [f"{name}{inspect.signature(value, eval_str=True)}" if callable(value) else name]
     lines = [f"class {name}"]
@@ -66,7 +68,7 @@ def test_version_is_that_of_the_package() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     for name in kq.__all__:
-        if name != "__version__":
+        if name not in ("RULES", "__version__"):
             assert inspect.getdoc(getattr(kq, name)), name
 
 

@@ -24,6 +24,10 @@ OPTIONS = {
     "weight_decay": 0.1,
     "decoupled": True,
     "maximize": False,
+    "grad_scale": 1.0,
+    "rounding": "nearest",
+    "corrections": [],
+    "seeds": [],
 }
 
 
@@ -182,7 +186,7 @@ UNDECLARED = [
     *((op, {"quant_type": name}) for op in FOUR_BIT for name in ("int4", "NF4", "", None)),
     *((op, {"blocksize": size}) for op in FOUR_BIT for size in (48, 16, 8192, 0, -64, 64.0)),
     *((op, {"blocksize": size}) for op in EIGHT_BIT for size in (0, -1, 64.0)),
-    *((op, {"rule": rule}) for op in STEPS for rule in ("lion", "", None)),
+    *((op, {"rule": rule}) for op in STEPS for rule in ("nadam", "", None)),
 ]
 
 

@@ -82,4 +82,4 @@ def refusal_cases() -> Iterator[Case]:
             for size in sizes:
                 yield _refused(case, f"refuse-blocksize/{size}", {"blocksize": size})
             if case.demand.rule is not None:
-                yield _refused(case, "refuse-rule", {"rule": "lion"})
+                yield _refused(case, "refuse-rule", {"rule": "nadam"})

@@ -206,7 +206,7 @@ def _step(plain: Invocation) -> dict[str, Rows]:
     wide = plain.having(grads=[each.double() for each in grads])
     firsts = (grads[0][1:], other_type(grads[0]), elsewhere(grads[0]), None)
     return {
-        "rule": wrong(plain, "rule", "lion", None),
+        "rule": wrong(plain, "rule", "nadam", None),
         "params": wrong(wide, "params", [each.double() for each in params])
         + wrong(plain, "params", params[0], [NOT_A_TENSOR, params[1]]),
         "grads": wrong(plain, "grads", grads[:1], *_with_first(grads, *firsts)),

@@ -44,8 +44,8 @@ def _weights(packed: T, scales: T, cols: int, quant_type: str, blocksize: int) -
 def _adam(step: int, h: Any, g: Array, p: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
     """Return new p, m, v in float32; each constant is computed in double and rounded once."""
     c1, c2 = 1 - h["beta1"] ** step, (1 - h["beta2"] ** step) ** 0.5
-    g = -g if h["maximize"] else g
-    g = g if h["decoupled"] else g + h["weight_decay"] * p
+    g = g / np.float32(h["grad_scale"]) * (-1 if h["maximize"] else 1)
+    g = g + h["weight_decay"] * p if h["weight_decay"] and not h["decoupled"] else g
     p = p * (1 - h["lr"] * h["weight_decay"]) if h["decoupled"] else p
     m = h["beta1"] * m + (1 - h["beta1"]) * g
     v = h["beta2"] * v + (1 - h["beta2"]) * (g * g)

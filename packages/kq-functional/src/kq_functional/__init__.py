@@ -15,15 +15,18 @@ from .grouped import linear_4bit_grouped
 from .linear import linear_4bit
 from .optimizer import optimizer_step_8bit, optimizer_step_32bit
 from .registry import backends
+from .rules import RULES, Rule
 from .selection import explain, use_backend
 from .state import QuantState
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RULES",
     "Backend",
     "Capability",
     "QuantState",
+    "Rule",
     "Scales",
     "__version__",
     "backends",

@@ -34,9 +34,20 @@ def check_lists(kind: type, **lists: object) -> None:
     for name, items in lists.items():
         if not isinstance(items, Sequence):
             raise TypeError(f"{name} must be a sequence, got {type(items).__name__}")
+        if all(issubclass(found, kind) for found in set(map(type, items))):
+            continue
         for i, item in enumerate(items):
             if not isinstance(item, kind):
                 raise TypeError(f"{name}[{i}] must be a {kind.__name__}, got {type(item).__name__}")
+
+
+def check_integers(**lists: Sequence[int]) -> None:
+    """Raise TypeError or ValueError unless all arguments are sequences of ints of 64 bits."""
+    check_lists(int, **lists)
+    for name, items in lists.items():
+        for i, item in enumerate(items):
+            if not -(2**63) <= item < 2**63:
+                raise ValueError(f"{name}[{i}] must fit in 64 bits, with its sign, got {item}")
 
 
 def check_numbers(**numbers: object) -> None:
@@ -44,3 +55,10 @@ def check_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
         if not isinstance(number, (float, int)):
             raise TypeError(f"{name} must be a float, got {type(number).__name__}")
+
+
+def check_flags(**flags: object) -> None:
+    """Raise TypeError unless all arguments, given by name, are bools."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool, got {type(flag).__name__}")

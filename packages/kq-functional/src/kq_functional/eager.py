@@ -1,4 +1,4 @@
-"""Products in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
+"""Calls in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
 
 For a small layer the dispatcher and the checks of the ops take far longer than the product. They
 are left out where nobody can tell: `is_plain` says so of a call, and the backend itself looks at
@@ -44,23 +44,28 @@ def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
     It does more for tensor subclasses and lazily negated tensors, under modes, transforms,
     tracing, autocast and forward-mode differentiation; and a profiler wants to see the op.
     """
-    if (
-        not AVAILABLE
-        or is_compiling()
-        or _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
-        or peek_interpreter_stack() is not None
-        or _get_tracing_state() is not None
-        or _profiler_enabled()
-        or forward_ad._current_level >= 0
-        or torch.is_autocast_enabled("cpu")
-    ):
-        return False
-    return all(map(_is_plain_tensor, (x, packed, *[each for each in others if each is not None])))
+    given = [x, packed, *[tensor for tensor in others if tensor is not None]]
+    return is_plain_here() and are_plain(given)
 
 
-def _is_plain_tensor(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN_TYPES and not _is_negated(tensor)
+def is_plain_here() -> bool:
+    """Return whether it would do no more, as far as that does not depend on the tensors."""
+    return (
+        AVAILABLE
+        and not is_compiling()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and peek_interpreter_stack() is None
+        and _get_tracing_state() is None
+        and not _profiler_enabled()
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether it would do no more, as far as that depends on the tensors."""
+    return _PLAIN_TYPES.issuperset(map(type, tensors)) and not any(map(_is_negated, tensors))
 
 
 def is_wrapped(tensor: Tensor | None) -> bool:
@@ -81,7 +86,7 @@ def linear_4bit(
     """Return what op kq::linear_4bit does, or None to have it called; all must be plain."""
     if not _fits(x, shape, 1, blocksize, layout) or (bias is not None and bias.ndim != 1):
         return None
-    backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "")
+    backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_unchecked", None)
     if compute is None:
         return None
@@ -107,7 +112,7 @@ def linear_4bit_backward(
     """Return what op kq::linear_4bit_backward does, or None to have it called."""
     if not _fits(grad, shape, 0, blocksize, layout):
         return None
-    backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "")
+    backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_backward_unchecked", None)
     if compute is None:
         return None

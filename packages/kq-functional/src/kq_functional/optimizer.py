@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from .arguments import check_lists, check_numbers
+from .arguments import check_flags, check_integers, check_lists, check_numbers
+from .eager import are_plain, is_plain_here
 from .ops import optimizer as ops
-from .rules import check_rule
+from .rules import RULES, check_rounding, check_rule
+
+_is_cpu = attrgetter("is_cpu")
 
 
 def optimizer_step_8bit(
@@ -21,43 +27,49 @@ def optimizer_step_8bit(
     steps: Sequence[int],
     *,
     lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
     maximize: bool = False,
+    grad_scale: float = 1.0,
+    rounding: str = "nearest",
+    corrections: Sequence[Tensor] = (),
+    seeds: Sequence[int] = (),
+    **hyper: float,
 ) -> None:
     """Step n parameters whose state is quantized to 8 bits in flat blocks of 256.
 
     A block of state is decoded, updated in float32 and encoded again with a new scale; the
-    parameter is updated from the new state before it is encoded, and rounded once. The rule is
-    documented in `kq_functional.rules`.
+    parameter is updated from the new state before it is encoded, and rounded once.
 
     Args:
-        rule: "adam", which is AdamW if `decoupled`.
+        rule: A rule that has states, by its name in `RULES`.
         params: n parameters, float32, bfloat16 or float16; updated in place.
         grads: n gradients, each with shape, dtype and device of its parameter.
-        codes: 2n uint8 tensors, the codes of state 1 of all, then of state 2; updated in place.
-        absmax: 2n float32 tensors of ceil(elements / 256) scales, likewise.
-        code_maps: The two codebooks, float32 [256] ascending: for Adam signed, then unsigned.
+        codes: uint8 tensors of n parameters for each state of the rule: the codes of state 1 of
+            all, then of state 2, and so on; updated in place.
+        absmax: float32 tensors of ceil(elements / 256) scales, likewise.
+        code_maps: A codebook for each state, float32 [256] ascending.
         steps: n step numbers: of the step taken now, from 1.
         lr: Learning rate.
-        beta1: Decay of state 1.
-        beta2: Decay of state 2.
-        eps: Added to the square root of the second moment.
         weight_decay: Factor of the decay.
-        decoupled: Decay the parameter (AdamW) instead of adding the decay to the gradient (Adam).
+        decoupled: Decay the parameter (as AdamW) instead of adding the decay to the gradient.
         maximize: Ascend instead of descend.
+        grad_scale: What the gradients were multiplied by, and are divided by first.
+        rounding: As in `optimizer_step_32bit`.
+        corrections: As in `optimizer_step_32bit`.
+        seeds: As in `optimizer_step_32bit`.
+        **hyper: Exactly the hyperparameters of the rule, `RULES[rule].hyper`.
 
     Raises:
-        TypeError, ValueError: A list or tensor does not fit; nothing is changed then.
+        TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
-    check_rule(rule)
-    check_lists(Tensor, params=params, grads=grads, codes=codes, absmax=absmax, code_maps=code_maps)
-    check_lists(int, steps=steps)
-    check_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-    ops.optimizer_step_8bit(
+    check_lists(Tensor, codes=codes, absmax=absmax, code_maps=code_maps)
+    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
+    check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
+    check_flags(decoupled=decoupled, maximize=maximize)
+    plain = _is_plain(params, grads, codes, absmax, code_maps, corrections)
+    call = ops.step_8bit if plain else ops.optimizer_step_8bit
+    call(
         rule,
         params,
         grads,
@@ -66,12 +78,11 @@ def optimizer_step_8bit(
         code_maps,
         steps,
         lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
         weight_decay=weight_decay,
         decoupled=decoupled,
         maximize=maximize,
+        grad_scale=grad_scale,
+        **options,
     )
 
 
@@ -83,47 +94,94 @@ def optimizer_step_32bit(
     steps: Sequence[int],
     *,
     lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
     maximize: bool = False,
+    grad_scale: float = 1.0,
+    rounding: str = "nearest",
+    corrections: Sequence[Tensor] = (),
+    seeds: Sequence[int] = (),
+    **hyper: float,
 ) -> None:
     """Step n parameters whose state is float32.
 
     Args:
-        rule: "adam", which is AdamW if `decoupled`.
+        rule: A name in `RULES`.
         params: n parameters, float32, bfloat16 or float16; updated in place, rounded once.
         grads: n gradients, each with shape, dtype and device of its parameter.
-        states: 2n float32 tensors: state 1 of all, then state 2; updated in place.
+        states: float32 tensors of n parameters for each state of the rule: state 1 of all, then
+            state 2, and so on; updated in place.
         steps: n step numbers: of the step taken now, from 1.
         lr: Learning rate.
-        beta1: Decay of state 1.
-        beta2: Decay of state 2.
-        eps: Added to the square root of the second moment.
         weight_decay: Factor of the decay.
-        decoupled: Decay the parameter (AdamW) instead of adding the decay to the gradient (Adam).
+        decoupled: Decay the parameter (as AdamW) instead of adding the decay to the gradient.
         maximize: Ascend instead of descend.
+        grad_scale: What the gradients were multiplied by, and are divided by first.
+        rounding: How new parameters are stored: "nearest"; or, for bfloat16 only, "stochastic":
+            to one of the two neighbors, at random, so that small steps count on average; or
+            "corrected": together with a correction, which makes a master weight of 24 bits.
+        corrections: n int8 tensors, each with shape and device of its parameter, updated in place,
+            if rounding is "corrected". Zero at the start.
+        seeds: n numbers of 64 bits if rounding is "stochastic"; random numbers depend on nothing
+            but the seed, the step number and the element.
+        **hyper: Exactly the hyperparameters of the rule, `RULES[rule].hyper`.
 
     Raises:
-        TypeError, ValueError: A list or tensor does not fit; nothing is changed then.
+        TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
-    check_rule(rule)
-    check_lists(Tensor, params=params, grads=grads, states=states)
-    check_lists(int, steps=steps)
-    check_numbers(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-    ops.optimizer_step_32bit(
+    check_lists(Tensor, states=states)
+    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
+    check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
+    check_flags(decoupled=decoupled, maximize=maximize)
+    plain = _is_plain(params, grads, states, corrections)
+    call = ops.step_32bit if plain else ops.optimizer_step_32bit
+    call(
         rule,
         params,
         grads,
         states,
         steps,
         lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
         weight_decay=weight_decay,
         decoupled=decoupled,
         maximize=maximize,
+        grad_scale=grad_scale,
+        **options,
     )
+
+
+def _is_plain(params: Sequence[Tensor], *others: Sequence[Tensor]) -> bool:
+    """Return whether the dispatcher, slow with lists of tensors, would just call the kernel."""
+    return (
+        not torch.is_grad_enabled()
+        and is_plain_here()
+        and all(map(_is_cpu, params))
+        and all(map(are_plain, (params, *others)))
+    )
+
+
+def _options(
+    rule: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    steps: Sequence[int],
+    rounding: str,
+    corrections: Sequence[Tensor],
+    seeds: Sequence[int],
+    hyper: dict[str, float],
+) -> dict[str, Any]:
+    """Check Python types; return the last four arguments as the ops take them."""
+    check_rule(rule)
+    check_rounding(rounding)
+    check_lists(Tensor, params=params, grads=grads, corrections=corrections)
+    check_integers(steps=steps, seeds=seeds)
+    names = RULES[rule].hyper
+    for name in hyper:
+        if name not in names:
+            raise TypeError(f"rule {rule!r} takes no {name}; its hyperparameters: {names}")
+    for name in names:
+        if name not in hyper:
+            raise TypeError(f"{name} must be given for rule {rule!r}")
+    check_numbers(**hyper)
+    ordered = [float(hyper[name]) for name in names]
+    return {"rounding": rounding, "corrections": corrections, "seeds": seeds, "hyper": ordered}

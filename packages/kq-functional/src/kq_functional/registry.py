@@ -77,15 +77,19 @@ def names() -> tuple[str, ...]:
 
 def _check_capability(capability: Any, source: str) -> None:
     """Raise ImportError unless an object declares what a `Capability` does, whatever its class."""
-    missing = [field.name for field in fields(Capability) if not hasattr(capability, field.name)]
+    missing = [
+        field.name
+        for field in fields(Capability)
+        if field.name != "roundings" and not hasattr(capability, field.name)
+    ]
     if missing:
         raise ImportError(
             f"{source} declares a capability without {', '.join(missing)}: {capability!r}"
         )
     if capability.op not in OPS:
         raise ImportError(f"{source} declares an unknown capability: {capability!r}")
-    for name in ("dtypes", "devices", "quant_types", "blocksizes", "rules"):
-        value = getattr(capability, name)
+    for name in ("dtypes", "devices", "quant_types", "blocksizes", "rules", "roundings"):
+        value = getattr(capability, name, Capability.roundings)
         if value is None and name in ("devices", "blocksizes"):
             continue
         if isinstance(value, str) or not isinstance(value, Container):  # "c" is in "cpu"

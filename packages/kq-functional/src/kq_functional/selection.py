@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from . import registry
-from .backends.base import OPS, Backend, Capability
+from .backends.base import OPS, Backend, Capability, roundings
 from .formats import (
     OPTIMIZER_BLOCKSIZE,
     check_blocksize,
@@ -19,7 +19,7 @@ from .formats import (
     check_quant_type,
     dtype_name,
 )
-from .rules import check_rule
+from .rules import check_rounding, check_rule
 
 
 class Query(NamedTuple):
@@ -31,6 +31,7 @@ class Query(NamedTuple):
     quant_type: str = ""
     blocksize: int = 0
     rule: str = ""
+    rounding: str = ""
 
 
 _pinned: ContextVar[str | None] = ContextVar("kq_pinned_backend", default=None)
@@ -44,6 +45,7 @@ def check_query(query: Query) -> None:
     check_dtype(OPS[query.op], query.dtype)
     if query.op.startswith("optimizer"):
         check_rule(query.rule)
+        check_rounding(query.rounding, query.dtype)
     else:
         four_bit = "4bit" in query.op
         check_blocksize(query.blocksize, four_bit=four_bit)
@@ -64,6 +66,8 @@ def _objection(capability: Capability, query: Query) -> str:
         return f"{query.op} not for blocksize {query.blocksize}"
     if query.rule and query.rule not in capability.rules:
         return f"{query.op} not for rule {query.rule}"
+    if query.rounding and query.rounding not in roundings(capability):
+        return f"{query.op} not for rounding {query.rounding}"
     return ""
 
 
@@ -176,7 +180,7 @@ def _explain(query: Query) -> Explanation:
 def _shown(query: Query) -> Iterator[tuple[str, object]]:
     yield "device", query.device
     yield "dtype", dtype_name(query.dtype)
-    for name in ("quant_type", "blocksize", "rule"):
+    for name in ("quant_type", "blocksize", "rule", "rounding"):
         if value := getattr(query, name):
             yield name, value
 
@@ -189,6 +193,7 @@ def explain(
     quant_type: str = "nf4",
     blocksize: int | None = None,
     rule: str = "adam",
+    rounding: str = "nearest",
 ) -> Explanation:
     """Say which backend computes a kind of call and why the others do not; loads every candidate.
 
@@ -199,6 +204,7 @@ def explain(
         quant_type: For 4-bit ops.
         blocksize: For quantizing ops; by default that of the public function.
         rule: For optimizer steps.
+        rounding: For optimizer steps.
 
     Returns:
         An `Explanation`; print it.
@@ -209,7 +215,7 @@ def explain(
     device_type = torch.device(device).type
     if op.startswith("optimizer"):
         fixed = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else 0
-        query = Query(op, device_type, dtype, rule=rule, blocksize=fixed)
+        query = Query(op, device_type, dtype, "", fixed, rule, rounding)
     elif "4bit" in op:
         query = Query(op, device_type, dtype, quant_type, 64 if blocksize is None else blocksize)
     else:

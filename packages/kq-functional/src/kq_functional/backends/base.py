@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ class Capability:
         quant_types: 4-bit types; empty where it does not apply.
         blocksizes: Block sizes; None means any of at least 1, or not applicable.
         rules: Update rules of the optimizer steps; empty where it does not apply.
+        roundings: How the optimizer steps store parameters. An object that has no such attribute
+            declares the default.
     """
 
     op: str
@@ -80,6 +82,13 @@ class Capability:
     quant_types: frozenset[str] = frozenset()
     blocksizes: frozenset[int] | None = None
     rules: frozenset[str] = frozenset()
+    roundings: frozenset[str] = frozenset({"nearest"})
+
+
+def roundings(capability: Any) -> frozenset[str]:
+    """Return what a capability, of this class or any other, declares as `roundings`."""
+    declared: frozenset[str] = getattr(capability, "roundings", Capability.roundings)
+    return declared
 
 
 class Backend:
@@ -96,8 +105,9 @@ class Backend:
     not to be relied on. Every other tensor is contiguous.
 
     Arguments: what is declared must work. What is not declared (a dtype, device, quant_type, block
-    size or rule) is refused with NotImplementedError, TypeError or ValueError before anything is
-    written. The ops ask for nothing that is not declared; whoever calls a backend directly may.
+    size, rule or rounding) is refused with NotImplementedError, TypeError or ValueError before
+    anything is written. The ops ask for nothing that is not declared; whoever calls a backend
+    directly may.
     """
 
     name: str
@@ -244,14 +254,20 @@ class Backend:
         steps: Sequence[int],
         *,
         lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
         weight_decay: float,
         decoupled: bool,
         maximize: bool,
+        grad_scale: float,
+        rounding: str,
+        corrections: Sequence[Tensor],
+        seeds: Sequence[int],
+        **hyper: float,
     ) -> None:
-        """Step n parameters of one dtype; `codes`, `absmax`: state 1 of all, then state 2."""
+        """Step n parameters of one dtype; `codes`, `absmax`: state 1 of all, then state 2, ...
+
+        The arguments are those of `kq_functional.optimizer_step_8bit`, all given; `corrections` and
+        `seeds` are empty unless `rounding` asks for them.
+        """
         raise NotImplementedError
 
     def optimizer_step_32bit(
@@ -263,12 +279,14 @@ class Backend:
         steps: Sequence[int],
         *,
         lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
         weight_decay: float,
         decoupled: bool,
         maximize: bool,
+        grad_scale: float,
+        rounding: str,
+        corrections: Sequence[Tensor],
+        seeds: Sequence[int],
+        **hyper: float,
     ) -> None:
-        """Step n parameters of one dtype; `states`: float32, state 1 of all, then 2."""
+        """Step likewise with `states`: float32, state 1 of all, then state 2, ..."""
         raise NotImplementedError

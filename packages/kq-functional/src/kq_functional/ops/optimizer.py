@@ -2,87 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..formats import OPTIMIZER_BLOCKSIZE
-from ..rules import check_rule
+from ..rules import RULES
 from ..selection import Query, check_query, choose
-from .checks import check_code, check_order, check_out
+from .checks import check_order
 from .library import register
+from .optimizer_checks import check_8bit, check_call, check_states
 
-_STATES = 2
-
-
-def _check(
-    rule: str, params: Sequence[Tensor], grads: Sequence[Tensor], steps: Sequence[int]
-) -> None:
-    check_rule(rule)
-    for name, items in (("grads", grads), ("steps", steps)):
-        if len(items) != len(params):
-            raise ValueError(
-                f"{name} must have one entry for each of the {len(params)} params, got {len(items)}"
-            )
-    for i, (param, grad, step) in enumerate(zip(params, grads, steps, strict=True)):
-        if grad.shape != param.shape or grad.dtype != param.dtype or grad.device != param.device:
-            raise ValueError(
-                f"grads[{i}] must match params[{i}] in shape, dtype and device: "
-                f"{tuple(param.shape)}, {param.dtype}, {param.device}; "
-                f"got {tuple(grad.shape)}, {grad.dtype}, {grad.device}"
-            )
-        if step < 1:
-            raise ValueError(f"steps[{i}] must be at least 1, got {step}")
+_device, _dtype = attrgetter("device"), attrgetter("dtype")
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    for name in ("beta1", "beta2"):
-        if not 0 <= options[name] < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {options[name]}")
-    for name in ("lr", "eps", "weight_decay"):
-        if not math.isfinite(options[name]):
-            raise ValueError(f"{name} must be finite, got {options[name]}")
-    if options["eps"] < 0:
-        raise ValueError(f"eps must not be negative, got {options['eps']}")
+class _Group(NamedTuple):
+    """The parameters of one device and dtype: those at `indices`, or all."""
+
+    query: Query
+    device: torch.device
+    indices: list[int] | None
+
+    def of(self, items: Sequence[Any], count: int, repeats: int = 1) -> Sequence[Any]:
+        """Return the group's own entries of a list: one for each of `count` params, repeatedly."""
+        if self.indices is None or not items:
+            return items
+        return [items[k * count + i] for k in range(repeats) for i in self.indices]
 
 
-def _check_state(
-    name: str,
-    tensors: Sequence[Tensor],
-    params: Sequence[Tensor],
-    dtype: torch.dtype,
-    per_block: bool = False,
-) -> None:
-    if len(tensors) != _STATES * len(params):
-        raise ValueError(
-            f"{name} must have {_STATES} entries for each of the {len(params)} params (state 1 of "
-            f"all, then state 2), got {len(tensors)}"
-        )
-    for i, tensor in enumerate(tensors):
-        param = params[i % len(params)]
-        count = param.numel()
-        if per_block:
-            count = (count + OPTIMIZER_BLOCKSIZE - 1) // OPTIMIZER_BLOCKSIZE
-        if tensor.numel() != count:
-            raise ValueError(f"{name}[{i}] must have {count} elements, got {tensor.numel()}")
-        check_out(f"{name}[{i}]", tensor, dtype, tensor.shape, param.device)
+def _groups(op: str, rule: str, params: Sequence[Tensor], rounding: str) -> list[_Group]:
+    """Return the groups; empty parameters belong to none."""
+    blocksize = OPTIMIZER_BLOCKSIZE if op == "optimizer_step_8bit" else 0
 
+    def group(device: torch.device, dtype: torch.dtype, indices: list[int] | None) -> _Group:
+        query = Query(op, device.type, dtype, "", blocksize, rule, rounding)
+        return _Group(query, device, indices)
 
-def _groups(
-    op: str, rule: str, params: Sequence[Tensor], blocksize: int
-) -> list[tuple[Query, torch.device, list[int]]]:
-    """Return the indices of the parameters of each device and dtype; empty ones are left out."""
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    devices, dtypes = set(map(_device, params)), set(map(_dtype, params))
+    if len(devices) == len(dtypes) == 1 and all(map(Tensor.numel, params)):
+        return [group(devices.pop(), dtypes.pop(), None)]
+    found: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, param in enumerate(params):
         if param.numel():
-            groups.setdefault((param.device, param.dtype), []).append(i)
-    return [
-        (Query(op, device.type, dtype, rule=rule, blocksize=blocksize), device, indices)
-        for (device, dtype), indices in groups.items()
-    ]
+            found.setdefault((param.device, param.dtype), []).append(i)
+    return [group(*kind, indices) for kind, indices in found.items()]
 
 
 def _step(
@@ -93,63 +59,35 @@ def _step(
     state_lists: tuple[Sequence[Tensor], ...],
     code_maps: Sequence[Tensor],
     steps: Sequence[int],
-    blocksize: int,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
-    _check_options(options)
-    count = len(params)
-    groups = _groups(op, rule, params, blocksize)
+    count, states = len(params), len(RULES[rule].signed)
+    groups = _groups(op, rule, params, options["rounding"])
+    hyper = dict(zip(RULES[rule].hyper, options["hyper"], strict=True))
+    common = {name: options[name] for name in options if name != "hyper"} | hyper
     # All are chosen before the first one steps: a call that fails changes nothing.
-    backends = [choose(query) for query, _, _ in groups]
-    for backend, (_, device, indices) in zip(backends, groups, strict=True):
+    backends = [choose(group.query) for group in groups]
+    for backend, group in zip(backends, groups, strict=True):
+        own = group.of(params, count)
         # A backend wants contiguous memory; a parameter that has none is stepped as a copy.
-        dense = [params[i].contiguous() for i in indices]
-        states = [
-            [tensors[k * count + i] for k in range(_STATES) for i in indices]
-            for tensors in state_lists
-        ]
-        maps = [[code_map.to(device) for code_map in code_maps]] if code_maps else []
+        dense = list(map(Tensor.contiguous, own))
+        maps = [[code_map.to(group.device) for code_map in code_maps]] if code_maps else []
+        per_param = {name: group.of(options[name], count) for name in ("corrections", "seeds")}
         getattr(backend, op)(
             rule,
             dense,
-            [grads[i].contiguous() for i in indices],
-            *states,
+            list(map(Tensor.contiguous, group.of(grads, count))),
+            *(group.of(tensors, count, states) for tensors in state_lists),
             *maps,
-            [steps[i] for i in indices],
-            **options,
+            group.of(steps, count),
+            **common | per_param,
         )
-        for i, stepped in zip(indices, dense, strict=True):
-            if stepped is not params[i]:
-                params[i].copy_(stepped)
-
-
-def _check_8bit(
-    rule: str,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    codes: Sequence[Tensor],
-    absmax: Sequence[Tensor],
-    code_maps: Sequence[Tensor],
-    steps: Sequence[int],
-) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("codes", codes, params, torch.uint8)
-    _check_state("absmax", absmax, params, torch.float32, per_block=True)
-    if len(code_maps) != _STATES:
-        raise ValueError(f"code_maps must have {_STATES} entries, got {len(code_maps)}")
-    for i, code_map in enumerate(code_maps):
-        check_code(f"code_maps[{i}]", code_map, code_map.device)
+        for param, stepped in zip(own, dense, strict=True):
+            if stepped is not param:
+                param.copy_(stepped)
 
 
 def _step_8bit_fake(
-    rule: str, params: Sequence[Tensor], *tensors_and_steps: Any, **_options: Any
-) -> None:
-    _check_8bit(rule, params, *tensors_and_steps)
-    for query, _, _ in _groups("optimizer_step_8bit", rule, params, OPTIMIZER_BLOCKSIZE):
-        check_query(query)
-
-
-def _step_8bit(
     rule: str,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -159,20 +97,29 @@ def _step_8bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
-    _check_8bit(rule, params, grads, codes, absmax, code_maps, steps)
+    check_call(rule, params, grads, steps, options)
+    check_8bit(rule, params, codes, absmax, code_maps)
+    for group in _groups("optimizer_step_8bit", rule, params, options["rounding"]):
+        check_query(group.query)
+
+
+def step_8bit(
+    rule: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    absmax: Sequence[Tensor],
+    code_maps: Sequence[Tensor],
+    steps: Sequence[int],
+    **options: Any,
+) -> None:
+    """Step on real tensors: what op kq::optimizer_step_8bit does."""
+    check_call(rule, params, grads, steps, options)
+    check_8bit(rule, params, codes, absmax, code_maps)
     for i, code_map in enumerate(code_maps):
         check_order(f"code_maps[{i}]", code_map)
-    _step(
-        "optimizer_step_8bit",
-        rule,
-        params,
-        grads,
-        (codes, absmax),
-        [code_map.contiguous() for code_map in code_maps],
-        steps,
-        OPTIMIZER_BLOCKSIZE,
-        options,
-    )
+    maps = [code_map.contiguous() for code_map in code_maps]
+    _step("optimizer_step_8bit", rule, params, grads, (codes, absmax), maps, steps, options)
 
 
 def _step_32bit_fake(
@@ -181,15 +128,15 @@ def _step_32bit_fake(
     grads: Sequence[Tensor],
     states: Sequence[Tensor],
     steps: Sequence[int],
-    **_options: Any,
+    **options: Any,
 ) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("states", states, params, torch.float32)
-    for query, _, _ in _groups("optimizer_step_32bit", rule, params, 0):
-        check_query(query)
+    check_call(rule, params, grads, steps, options)
+    check_states(rule, "states", states, params, torch.float32)
+    for group in _groups("optimizer_step_32bit", rule, params, options["rounding"]):
+        check_query(group.query)
 
 
-def _step_32bit(
+def step_32bit(
     rule: str,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -197,25 +144,26 @@ def _step_32bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
-    _check(rule, params, grads, steps)
-    _check_state("states", states, params, torch.float32)
-    _step("optimizer_step_32bit", rule, params, grads, (states,), (), steps, 0, options)
+    """Step on real tensors: what op kq::optimizer_step_32bit does."""
+    check_call(rule, params, grads, steps, options)
+    check_states(rule, "states", states, params, torch.float32)
+    _step("optimizer_step_32bit", rule, params, grads, (states,), (), steps, options)
 
 
 _OPTIONS = (
-    "*, float lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
-    "bool maximize"
+    "*, float lr, float weight_decay, bool decoupled, bool maximize, float grad_scale, "
+    "str rounding, Tensor(z!)[] corrections, int[] seeds, float[] hyper"
 )
 
 optimizer_step_8bit = register(
     "optimizer_step_8bit(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] codes, "
     f"Tensor(c!)[] absmax, Tensor[] code_maps, int[] steps, {_OPTIONS}) -> ()",
-    _step_8bit,
+    step_8bit,
     _step_8bit_fake,
 )
 optimizer_step_32bit = register(
     "optimizer_step_32bit(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, "
     f"int[] steps, {_OPTIONS}) -> ()",
-    _step_32bit,
+    step_32bit,
     _step_32bit_fake,
 )
