@@ -16,7 +16,7 @@ from benchmarks.results import Record
 _FEWEST = 3  # points that make a curve
 _COLUMNS = 2
 # Equal records give equal files, and text stays text.
-_STYLE: Any = {"svg.hashsalt": "kq", "svg.fonttype": "none", "font.size": 9}
+STYLE: Any = {"svg.hashsalt": "kq", "svg.fonttype": "none", "font.size": 9}
 _MARKERS = "osD^vP"
 
 
@@ -36,7 +36,7 @@ class Plot(NamedTuple):
     def svg(self) -> str:
         """The figure as a file, without a date."""
         text = StringIO()
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             self.figure.savefig(text, format="svg", metadata={"Date": None})
         return text.getvalue()
 
@@ -48,7 +48,7 @@ def plots(records: Sequence[Record], prefix: str) -> list[Plot]:
         records: measured rows.
         prefix: families whose names begin with it are ours.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         return [*_curves(records, prefix), *_fractions(records, prefix)]
 
 

@@ -1,0 +1,1 @@
+"""What 8-bit state costs in quality: a small language model trained from scratch, per optimizer."""
