@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from kq_optim.embeddings import keep_embeddings_32bit
 from kq_optim.families.adagrad import (
     Adagrad,
     Adagrad8bit,
@@ -72,6 +73,7 @@ from kq_optim.families.sgd import (
     SGD8bit,
     SGD32bit,
 )
+from kq_optim.interop import export_bitsandbytes, import_bitsandbytes
 from kq_optim.optimizer import Optimizer
 
 __all__ = [
@@ -131,6 +133,9 @@ __all__ = [
     "SGD8bit",
     "SGD32bit",
     "__version__",
+    "export_bitsandbytes",
+    "import_bitsandbytes",
+    "keep_embeddings_32bit",
 ]
 
 __version__ = version("kq-optim")
