@@ -197,10 +197,9 @@ class Optimizer(torch.optim.Optimizer):
         all_work = collect_work(
             self.param_groups, self._update, 1.0 if scale is None else float(scale)
         )
-        for work in all_work:
-            prepare_states(work, self.state)
-        for work in all_work:
-            take_step(work, self.state)
+        states = [prepare_states(work, self.state) for work in all_work]
+        for work, kept in zip(all_work, states, strict=True):
+            take_step(work, kept)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kq_functional.formats import FLOAT_DTYPES
 from kq_optim.codecs import Batch
 from kq_optim.layout import Layout, describe_header, layout_for
 from kq_optim.parameters import Group, check_gradient, check_parameter, describe_param, options_of
@@ -48,8 +47,10 @@ def collect_work(
     Every gradient is checked, so that a step that is refused has changed nothing.
     """
     collected: dict[tuple[Any, ...], Work] = {}
+    strided = torch.strided
     for group in groups:
         overrides = group.get("overrides", {})
+        min_8bit_size = group["min_8bit_size"]
         # Options are read once for all parameters of a kind: models have hundreds.
         kinds: dict[tuple[torch.dtype, bool], Work] = {}
         for index, param in enumerate(group["params"]):
@@ -57,49 +58,54 @@ def collect_work(
             if grad is None:
                 continue
             dtype = param.dtype
-            if grad.dtype != dtype or grad.layout != torch.strided or dtype not in FLOAT_DTYPES:
+            if grad.dtype != dtype or grad.layout != strided:
                 check_gradient(group, index)
-            kind = (dtype, param.numel() < group["min_8bit_size"])
-            if index in overrides:
-                work = _work_for(param, options_of(group, index), update_for, grad_scale, collected)
-            elif kind in kinds:
-                work = kinds[kind]
-            else:
-                work = _work_for(param, group, update_for, grad_scale, collected)
-                kinds[kind] = work
+            kind = (dtype, param.numel() < min_8bit_size)
+            work = kinds.get(kind)
+            if work is None or index in overrides:
+                check_parameter(group, index)
+                options = options_of(group, index)
+                work = _work_for(param, options, update_for, grad_scale, collected)
+                if index not in overrides:
+                    kinds[kind] = work
             work.params.append(param)
             work.grads.append(grad)
             work.places.append((group, index))
     return list(collected.values())
 
 
-def prepare_states(work: Work, states: States) -> None:
+def prepare_states(work: Work, states: States) -> list[dict[str, Tensor]]:
     """Creates the state of parameters that have none, and checks that the other one fits.
+
+    Returns:
+        The state of each parameter.
 
     Raises:
         ValueError: for state of another layout.
     """
     header = work.layout.header
-    fresh = {}
-    for param, (group, index) in zip(work.params, work.places, strict=True):
-        state = states[param]
-        if not state:
-            check_parameter(group, index)
-            fresh[param] = work.layout.new_state(param, work.update.first)
-        elif state["format"].tolist() != header:
+    kept = [states[param] for param in work.params]
+    fresh = []
+    for number, state in enumerate(kept):
+        if state and state["format"].tolist() == header:
+            continue
+        group, index = work.places[number]
+        if state:
             raise ValueError(
                 f"state of {describe_param(group, index)} is "
                 f"{describe_header(state['format'].tolist())}, but its options ask for "
                 f"{describe_header(header)}: they cannot change after the first step"
             )
-    for param, new in fresh.items():
-        states[param].update(new)
+        check_parameter(group, index)
+        fresh.append((state, work.layout.new_state(work.params[number], work.update.first)))
+    for state, new in fresh:
+        state.update(new)
+    return kept
 
 
-def take_step(work: Work, states: States) -> None:
+def take_step(work: Work, kept: list[dict[str, Tensor]]) -> None:
     """Steps the parameters, in the portions that their placement asks for."""
     layout = work.layout
-    kept = [states[param] for param in work.params]
     for part in layout.placement.walk(kept):
         batch_states = kept[part]
         steps = [state["step"] for state in batch_states]
@@ -108,7 +114,7 @@ def take_step(work: Work, states: States) -> None:
             params=work.params[part],
             grads=work.grads[part],
             states=batch_states,
-            steps=torch.stack(steps).tolist(),
+            steps=[int(step.item()) for step in steps],
         )
         arguments = {**work.arguments, **rounding_arguments(layout.rounding, batch_states)}
         layout.codec.step(layout.rule, batch, arguments)
