@@ -22,7 +22,7 @@ from torch import Tensor
 MIN_PAGED_SIZE = 100_000
 """Elements from which a tensor is worth a file; bitsandbytes draws the same line."""
 
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 16 << 20
 """State that is stepped together, unless a single parameter has more."""
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14, which Python does not name
