@@ -57,8 +57,10 @@ def import_bitsandbytes(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> 
     for number, (saved, now) in enumerate(zip(saved_groups, optimizer.param_groups, strict=True)):
         try:
             options = read_group(saved, dialect)
-        except ValueError as error:
-            raise ValueError(f"state_dict['param_groups'][{number}]: {error}") from None
+            for name, value in options.items():
+                optimizer._check_option(name, value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"state_dict['param_groups'][{number}]: {error}") from None
         group = {**now, **options}
         check_decay(group, dialect)
         groups.append({**group, "params": saved["params"]})
