@@ -75,6 +75,7 @@ from kq_optim.families.sgd import (
 )
 from kq_optim.interop import export_bitsandbytes, import_bitsandbytes
 from kq_optim.optimizer import Optimizer
+from kq_optim.saving import load_checkpoint, save_checkpoint
 
 __all__ = [
     "LAMB",
@@ -136,6 +137,8 @@ __all__ = [
     "export_bitsandbytes",
     "import_bitsandbytes",
     "keep_embeddings_32bit",
+    "load_checkpoint",
+    "save_checkpoint",
 ]
 
 __version__ = version("kq-optim")
