@@ -81,6 +81,16 @@ def test_signature_is_spelled_out(name):
             assert optimizer.param_groups[0][argument.name] == argument.default
 
 
+def test_subclasses_may_have_constructors_of_their_own():
+    class Mine(kq_optim.PagedAdamW8bit):
+        def __init__(self, model, rate):
+            super().__init__(model.parameters(), lr=rate)
+
+    assert list(inspect.signature(Mine).parameters) == ["model", "rate"]
+    group = Mine(torch.nn.Linear(2, 2), 0.5).param_groups[0]
+    assert (group["lr"], group["state"], group["placement"]) == (0.5, "8bit", "paged")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_fix_what_they_say(name):
     cls = getattr(kq_optim, name)

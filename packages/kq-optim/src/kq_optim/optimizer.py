@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -99,13 +98,13 @@ class Optimizer(torch.optim.Optimizer):
                 if self.state.get(param):
                     self._layout(param, options_of(group, index)).settle(self.state[param])
 
-    @abstractmethod
     def _update(self, options: Mapping[str, Any]) -> Update:
         """The rule that options select, with its hyperparameters.
 
         Raises:
             ValueError: for options that exclude each other.
         """
+        raise NotImplementedError(f"{type(self).__name__} does not say which rule it has")
 
     @property
     def option_names(self) -> tuple[str, ...]:

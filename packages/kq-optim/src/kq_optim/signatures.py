@@ -16,7 +16,9 @@ def spelled_out(init: Callable[..., None], fixed: Container[str]) -> inspect.Sig
         init: the constructor.
         fixed: options that the class fixes and does not take.
     """
-    _self, *own, _options = inspect.signature(init).parameters.values()
+    _self, *own = inspect.signature(init).parameters.values()
+    if not own or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return inspect.Signature(own)  # somebody's subclass with a constructor of its own
     kinds = get_type_hints(Options)
     common = [
         inspect.Parameter(
@@ -25,7 +27,7 @@ def spelled_out(init: Callable[..., None], fixed: Container[str]) -> inspect.Sig
         for name, default in DEFAULTS.items()
         if name not in fixed
     ]
-    return inspect.Signature([*own, *common])
+    return inspect.Signature([*own[:-1], *common])
 
 
 def check_names(cls: type, options: dict[str, Any], fixed: Container[str]) -> None:
