@@ -34,6 +34,8 @@ def check_lists(kind: type, **lists: object) -> None:
     for name, items in lists.items():
         if not isinstance(items, Sequence):
             raise TypeError(f"{name} must be a sequence, got {type(items).__name__}")
+        if all(issubclass(found, kind) for found in set(map(type, items))):
+            continue
         for i, item in enumerate(items):
             if not isinstance(item, kind):
                 raise TypeError(f"{name}[{i}] must be a {kind.__name__}, got {type(item).__name__}")

@@ -1,4 +1,4 @@
-"""Products in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
+"""Calls in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
 
 For a small layer the dispatcher and the checks of the ops take far longer than the product. They
 are left out where nobody can tell: `is_plain` says so of a call, and the backend itself looks at
@@ -45,6 +45,11 @@ def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
     tracing, autocast and forward-mode differentiation; and a profiler wants to see the op.
     """
     given = [x, packed, *[tensor for tensor in others if tensor is not None]]
+    return is_plain_here() and are_plain(given)
+
+
+def is_plain_here() -> bool:
+    """Return whether it would do no more, as far as that does not depend on the tensors."""
     return (
         AVAILABLE
         and not is_compiling()
@@ -55,9 +60,12 @@ def is_plain(x: Tensor, packed: Tensor, *others: Tensor | None) -> bool:
         and not _profiler_enabled()
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
-        and _PLAIN_TYPES.issuperset(map(type, given))
-        and not any(map(_is_negated, given))
     )
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether it would do no more, as far as that depends on the tensors."""
+    return _PLAIN_TYPES.issuperset(map(type, tensors)) and not any(map(_is_negated, tensors))
 
 
 def is_wrapped(tensor: Tensor | None) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .arguments import check_flags, check_lists, check_numbers
+from .eager import are_plain, is_plain_here
 from .ops import optimizer as ops
 from .rules import RULES, check_rule
+
+_is_cpu = attrgetter("is_cpu")
 
 
 def optimizer_step_8bit(
@@ -62,7 +67,9 @@ def optimizer_step_8bit(
     options = _options(rule, params, grads, steps, corrections, seeds, hyper)
     check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
     check_flags(decoupled=decoupled, maximize=maximize)
-    ops.optimizer_step_8bit(
+    plain = _is_plain(params, grads, codes, absmax, code_maps, corrections)
+    call = ops.step_8bit if plain else ops.optimizer_step_8bit
+    call(
         rule,
         params,
         grads,
@@ -127,7 +134,9 @@ def optimizer_step_32bit(
     options = _options(rule, params, grads, steps, corrections, seeds, hyper)
     check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
     check_flags(decoupled=decoupled, maximize=maximize)
-    ops.optimizer_step_32bit(
+    plain = _is_plain(params, grads, states, corrections)
+    call = ops.step_32bit if plain else ops.optimizer_step_32bit
+    call(
         rule,
         params,
         grads,
@@ -140,6 +149,16 @@ def optimizer_step_32bit(
         grad_scale=grad_scale,
         rounding=rounding,
         **options,
+    )
+
+
+def _is_plain(params: Sequence[Tensor], *others: Sequence[Tensor]) -> bool:
+    """Return whether the dispatcher, slow with lists of tensors, would just call the kernel."""
+    return (
+        not torch.is_grad_enabled()
+        and is_plain_here()
+        and all(map(_is_cpu, params))
+        and all(map(are_plain, (params, *others)))
     )
 
 

@@ -9,7 +9,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import get_type_hints
 
+import torch
+
 from . import update_rules
+from .formats import dtype_name
 from .trust import CLIP, LAMB, LARS, Trust
 from .update_rules import Direction, Range
 
@@ -102,7 +105,12 @@ def check_rule(rule: object) -> None:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
 
 
-def check_rounding(rounding: object) -> None:
-    """Raise ValueError unless `rounding` is a known rounding."""
+def check_rounding(rounding: object, dtype: torch.dtype) -> None:
+    """Raise ValueError unless parameters of this dtype can be rounded so."""
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    if rounding != "nearest" and dtype != torch.bfloat16:
+        raise ValueError(
+            f"rounding must be 'nearest' for params of {dtype_name(dtype)}, got {rounding!r}: "
+            "the others are for bfloat16"
+        )

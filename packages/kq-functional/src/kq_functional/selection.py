@@ -45,7 +45,7 @@ def check_query(query: Query) -> None:
     check_dtype(OPS[query.op], query.dtype)
     if query.op.startswith("optimizer"):
         check_rule(query.rule)
-        check_rounding(query.rounding)
+        check_rounding(query.rounding, query.dtype)
     else:
         four_bit = "4bit" in query.op
         check_blocksize(query.blocksize, four_bit=four_bit)

@@ -14,6 +14,7 @@ from ..rules import RULES, Rule
 from ..update_rules import Direction
 from ._torch_codes import TILE, decode, encode, encoding_device, midpoints
 from ._torch_norms import Norm
+from ._torch_rounding import Corrected, Nearest, Parameter, Stochastic
 
 
 class States(Protocol):
@@ -81,18 +82,17 @@ class _Step:
     maximize: bool
     grad_scale: float
 
-    def take(self, param: Tensor, grad: Tensor, states: States, step: int) -> None:
+    def take(self, param: Parameter, grad: Tensor, states: States, step: int) -> None:
         """Step one parameter, in two passes if its rule has norms; the first one writes nothing."""
-        flat, g_flat = param.view(-1), grad.view(-1)
-        trust = self._trust(flat, g_flat, states, step)
+        flat = grad.view(-1)
+        trust = self._trust(param, flat, states, step)
         for part in _parts(flat):
-            p, own = flat[part].float(), states.load(part)
-            u, factor = self._direction(p, self._gradient(g_flat[part]), own, step, trust)
+            p, own = param.load(part), states.load(part)
+            u, factor = self._direction(p, self._gradient(flat[part]), own, step, trust)
             if self.weight_decay and self.decoupled and not self._decays_direction:
                 p.mul_(1 - self.lr * self.weight_decay)
             p.add_(u, alpha=-self.lr * (factor if self._scales_gradient else factor * trust))
-            if param.dtype != torch.float32:  # else p is a view, and stored already
-                flat[part] = p
+            param.store(part, p)
             states.store(part, own)
 
     @property
@@ -124,13 +124,13 @@ class _Step:
             return (u * factor).add_(p, alpha=decay), 1.0
         return u, factor
 
-    def _trust(self, flat: Tensor, g_flat: Tensor, states: States, step: int) -> float:
+    def _trust(self, param: Parameter, flat: Tensor, states: States, step: int) -> float:
         trust = self.rule.trust
         if trust is None:
             return 1.0
         of_p, of_other, factor = Norm(), Norm(), 1.0
         for part in _parts(flat):
-            p, other = flat[part].float(), self._gradient(g_flat[part])
+            p, other = param.load(part), self._gradient(flat[part])
             if not trust.of_gradient:
                 own = [state.clone() for state in states.load(part)]
                 other, factor = self._direction(p, other, own, step, 1.0)
@@ -151,6 +151,16 @@ def _step(name: str, options: Mapping[str, Any]) -> _Step:
     return _Step(rule, {name: options[name] for name in rule.hyper}, **common)
 
 
+def _parameter(
+    params: Sequence[Tensor], i: int, steps: Sequence[int], options: Mapping[str, Any]
+) -> Parameter:
+    if options["rounding"] == "stochastic":
+        return Stochastic(params[i], options["seeds"][i], steps[i])
+    if options["rounding"] == "corrected":
+        return Corrected(params[i], options["corrections"][i])
+    return Nearest(params[i])
+
+
 def step_32bit(
     rule: str,
     params: Sequence[Tensor],
@@ -162,7 +172,8 @@ def step_32bit(
     """See `Backend.optimizer_step_32bit`."""
     step, count = _step(rule, options), len(params)
     for i in range(count):
-        step.take(params[i], grads[i], _Float32States(states[i::count]), steps[i])
+        own = _Float32States(states[i::count])
+        step.take(_parameter(params, i, steps, options), grads[i], own, steps[i])
 
 
 def step_8bit(
@@ -179,5 +190,5 @@ def step_8bit(
     step, count = _step(rule, options), len(params)
     thresholds = [midpoints(m.to(encoding_device(m.device))) for m in code_maps]
     for i in range(count):
-        stored = _CodedStates(codes[i::count], absmax[i::count], code_maps, thresholds)
-        step.take(params[i], grads[i], stored, steps[i])
+        own = _CodedStates(codes[i::count], absmax[i::count], code_maps, thresholds)
+        step.take(_parameter(params, i, steps, options), grads[i], own, steps[i])

@@ -7,6 +7,8 @@ does not tell is checked here: dtype, device and the distance between rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -45,6 +47,7 @@ _CAPABILITIES = (
 
 
 _Array = tuple[int, int, str]
+_dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 
 def _array(tensor: Tensor) -> _Array:
@@ -76,7 +79,12 @@ def _optional(tensor: Tensor | None) -> _Array | None:
 
 
 def _arrays(tensors: Sequence[Tensor]) -> list[_Array]:
-    return [_array(tensor) for tensor in tensors]
+    dtypes = set(map(_dtype, tensors))
+    name = _NAMES.get(dtypes.pop()) if len(dtypes) == 1 else None
+    if name is None or not all(map(_is_cpu, tensors)):
+        return [_array(tensor) for tensor in tensors]
+    # Many small tensors: all at once takes a fraction of the time.
+    return list(zip(map(Tensor.data_ptr, tensors), map(Tensor.numel, tensors), repeat(name)))
 
 
 class NativeBackend(Backend):

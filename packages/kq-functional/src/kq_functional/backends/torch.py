@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ..formats import (
     dtype_name,
 )
 from ..products import multiply, segments
-from ..rules import RULES
+from ..rules import ROUNDINGS, RULES, check_rounding
 from ._torch_codes import (
     block_slice,
     byte_values,
@@ -36,19 +36,21 @@ from .base import OPS, Backend, Capability, Scales
 
 _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
 _RULES_8BIT = frozenset(name for name, rule in RULES.items() if rule.signed)
-_ROUNDINGS = ("nearest",)
+_NEAREST = frozenset({"nearest"})
+_OF_BFLOAT16 = frozenset(ROUNDINGS) - _NEAREST
 
 
-def _capability(op: str) -> Capability:
-    if op == "optimizer_step_8bit":
-        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE})
-        return Capability(op, _DTYPES, blocksizes=blocksizes, rules=_RULES_8BIT)
-    if op == "optimizer_step_32bit":
-        return Capability(op, _DTYPES, rules=frozenset(RULES))
-    if "4bit" in op:
-        quant_types = frozenset(QUANT_TYPES)
-        return Capability(op, _DTYPES, quant_types=quant_types, blocksizes=BLOCKSIZES_4BIT)
-    return Capability(op, _DTYPES)
+def _capabilities(op: str) -> Iterator[Capability]:
+    if op.startswith("optimizer"):
+        eight_bit = op == "optimizer_step_8bit"
+        rules = _RULES_8BIT if eight_bit else frozenset(RULES)
+        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE}) if eight_bit else None
+        for dtypes, roundings in ((_DTYPES, _NEAREST), (frozenset({"bfloat16"}), _OF_BFLOAT16)):
+            yield Capability(op, dtypes, None, frozenset(), blocksizes, rules, roundings)
+    elif "4bit" in op:
+        yield Capability(op, _DTYPES, None, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
+    else:
+        yield Capability(op, _DTYPES)
 
 
 def _check_4bit(name: str, tensor: Tensor, quant_type: str, blocksize: int) -> None:
@@ -65,10 +67,9 @@ def _check_8bit(name: str, tensor: Tensor, blocksize: int) -> None:
 def _check_step(rules: frozenset[str], rule: str, params: Sequence[Tensor], rounding: str) -> None:
     if rule not in rules:
         raise NotImplementedError(f"rule must be one of {', '.join(sorted(rules))}, got {rule!r}")
-    if rounding not in _ROUNDINGS:
-        raise NotImplementedError(f"rounding must be one of {_ROUNDINGS}, got {rounding!r}")
-    for param in params:
-        check_dtype("params", param.dtype)
+    for dtype in {param.dtype for param in params}:
+        check_dtype("params", dtype)
+        check_rounding(rounding, dtype)
 
 
 class TorchBackend(Backend):
@@ -76,7 +77,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     version = torch.__version__
-    capabilities = tuple(map(_capability, OPS))
+    capabilities = tuple(capability for op in OPS for capability in _capabilities(op))
 
     def quantize_4bit(
         self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int

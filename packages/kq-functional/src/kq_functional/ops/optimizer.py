@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,24 +16,39 @@ from .checks import check_order
 from .library import register
 from .optimizer_checks import check_8bit, check_call, check_states
 
+_device, _dtype = attrgetter("device"), attrgetter("dtype")
 
-def _groups(
-    op: str, rule: str, params: Sequence[Tensor], rounding: str
-) -> list[tuple[Query, torch.device, list[int]]]:
-    """Return the indices of the parameters of each device and dtype; empty ones are left out."""
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+
+class _Group(NamedTuple):
+    """The parameters of one device and dtype: those at `indices`, or all."""
+
+    query: Query
+    device: torch.device
+    indices: list[int] | None
+
+    def of(self, items: Sequence[Any], count: int, repeats: int = 1) -> Sequence[Any]:
+        """Return the group's own entries of a list: one for each of `count` params, repeatedly."""
+        if self.indices is None or not items:
+            return items
+        return [items[k * count + i] for k in range(repeats) for i in self.indices]
+
+
+def _groups(op: str, rule: str, params: Sequence[Tensor], rounding: str) -> list[_Group]:
+    """Return the groups; empty parameters belong to none."""
+    blocksize = OPTIMIZER_BLOCKSIZE if op == "optimizer_step_8bit" else 0
+
+    def group(device: torch.device, dtype: torch.dtype, indices: list[int] | None) -> _Group:
+        query = Query(op, device.type, dtype, "", blocksize, rule, rounding)
+        return _Group(query, device, indices)
+
+    devices, dtypes = set(map(_device, params)), set(map(_dtype, params))
+    if len(devices) == len(dtypes) == 1 and all(map(Tensor.numel, params)):
+        return [group(devices.pop(), dtypes.pop(), None)]
+    found: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, param in enumerate(params):
         if param.numel():
-            groups.setdefault((param.device, param.dtype), []).append(i)
-    blocksize = OPTIMIZER_BLOCKSIZE if op == "optimizer_step_8bit" else 0
-    return [
-        (
-            Query(op, device.type, dtype, rule=rule, blocksize=blocksize, rounding=rounding),
-            device,
-            indices,
-        )
-        for (device, dtype), indices in groups.items()
-    ]
+            found.setdefault((param.device, param.dtype), []).append(i)
+    return [group(*kind, indices) for kind, indices in found.items()]
 
 
 def _step(
@@ -50,31 +66,25 @@ def _step(
     hyper = dict(zip(RULES[rule].hyper, options["hyper"], strict=True))
     common = {name: options[name] for name in options if name != "hyper"} | hyper
     # All are chosen before the first one steps: a call that fails changes nothing.
-    backends = [choose(query) for query, _, _ in groups]
-    for backend, (_, device, indices) in zip(backends, groups, strict=True):
+    backends = [choose(group.query) for group in groups]
+    for backend, group in zip(backends, groups, strict=True):
+        own = group.of(params, count)
         # A backend wants contiguous memory; a parameter that has none is stepped as a copy.
-        dense = [params[i].contiguous() for i in indices]
-        own = [
-            [tensors[k * count + i] for k in range(states) for i in indices]
-            for tensors in state_lists
-        ]
-        maps = [[code_map.to(device) for code_map in code_maps]] if code_maps else []
-        per_param = {
-            name: [options[name][i] for i in indices] if options[name] else []
-            for name in ("corrections", "seeds")
-        }
+        dense = list(map(Tensor.contiguous, own))
+        maps = [[code_map.to(group.device) for code_map in code_maps]] if code_maps else []
+        per_param = {name: group.of(options[name], count) for name in ("corrections", "seeds")}
         getattr(backend, op)(
             rule,
             dense,
-            [grads[i].contiguous() for i in indices],
-            *own,
+            list(map(Tensor.contiguous, group.of(grads, count))),
+            *(group.of(tensors, count, states) for tensors in state_lists),
             *maps,
-            [steps[i] for i in indices],
+            group.of(steps, count),
             **common | per_param,
         )
-        for i, stepped in zip(indices, dense, strict=True):
-            if stepped is not params[i]:
-                params[i].copy_(stepped)
+        for param, stepped in zip(own, dense, strict=True):
+            if stepped is not param:
+                param.copy_(stepped)
 
 
 def _step_8bit_fake(
@@ -89,11 +99,11 @@ def _step_8bit_fake(
 ) -> None:
     check_call(rule, params, grads, steps, options)
     check_8bit(rule, params, codes, absmax, code_maps)
-    for query, _, _ in _groups("optimizer_step_8bit", rule, params, options["rounding"]):
-        check_query(query)
+    for group in _groups("optimizer_step_8bit", rule, params, options["rounding"]):
+        check_query(group.query)
 
 
-def _step_8bit(
+def step_8bit(
     rule: str,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -103,6 +113,7 @@ def _step_8bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
+    """Step on real tensors: what op kq::optimizer_step_8bit does."""
     check_call(rule, params, grads, steps, options)
     check_8bit(rule, params, codes, absmax, code_maps)
     for i, code_map in enumerate(code_maps):
@@ -121,11 +132,11 @@ def _step_32bit_fake(
 ) -> None:
     check_call(rule, params, grads, steps, options)
     check_states(rule, "states", states, params, torch.float32)
-    for query, _, _ in _groups("optimizer_step_32bit", rule, params, options["rounding"]):
-        check_query(query)
+    for group in _groups("optimizer_step_32bit", rule, params, options["rounding"]):
+        check_query(group.query)
 
 
-def _step_32bit(
+def step_32bit(
     rule: str,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -133,6 +144,7 @@ def _step_32bit(
     steps: Sequence[int],
     **options: Any,
 ) -> None:
+    """Step on real tensors: what op kq::optimizer_step_32bit does."""
     check_call(rule, params, grads, steps, options)
     check_states(rule, "states", states, params, torch.float32)
     _step("optimizer_step_32bit", rule, params, grads, (states,), (), steps, options)
@@ -146,12 +158,12 @@ _OPTIONS = (
 optimizer_step_8bit = register(
     "optimizer_step_8bit(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] codes, "
     f"Tensor(c!)[] absmax, Tensor[] code_maps, int[] steps, {_OPTIONS}) -> ()",
-    _step_8bit,
+    step_8bit,
     _step_8bit_fake,
 )
 optimizer_step_32bit = register(
     "optimizer_step_32bit(str rule, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, "
     f"int[] steps, {_OPTIONS}) -> ()",
-    _step_32bit,
+    step_32bit,
     _step_32bit_fake,
 )

@@ -1,17 +1,24 @@
-"""Checks of the optimizer steps, shared by real and fake kernels."""
+"""Checks of the optimizer steps, shared by real and fake kernels.
+
+A list of tensors is looked at as a whole first, which takes a few calls instead of a few for each
+tensor; only a list that is wrong is gone through to name what is wrong with it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..formats import OPTIMIZER_BLOCKSIZE, dtype_name
+from ..formats import OPTIMIZER_BLOCKSIZE
 from ..rules import RULES, Rule, check_rounding, check_rule
 from .checks import check_code, check_out
+
+_dtype, _device, _shape, _layout = map(attrgetter, ("dtype", "device", "shape", "layout"))
 
 
 def check_call(
@@ -29,16 +36,26 @@ def check_call(
             raise ValueError(
                 f"{name} must have one entry for each of the {len(params)} params, got {len(items)}"
             )
-    for i, (param, grad, step) in enumerate(zip(params, grads, steps, strict=True)):
+    if any(list(map(of, grads)) != list(map(of, params)) for of in (_shape, _dtype, _device)):
+        _refuse_grads(params, grads)
+    for name, items in (("params", params), ("grads", grads)):
+        for i, layout in enumerate(map(_layout, items)):
+            if layout != torch.strided:
+                raise ValueError(f"{name}[{i}] must be dense (torch.strided), got {layout}")
+    if min(steps, default=1) < 1:
+        i = next(i for i, step in enumerate(steps) if step < 1)
+        raise ValueError(f"steps[{i}] must be at least 1, got {steps[i]}")
+    _check_rounding(params, options)
+
+
+def _refuse_grads(params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if grad.shape != param.shape or grad.dtype != param.dtype or grad.device != param.device:
             raise ValueError(
                 f"grads[{i}] must match params[{i}] in shape, dtype and device: "
                 f"{tuple(param.shape)}, {param.dtype}, {param.device}; "
                 f"got {tuple(grad.shape)}, {grad.dtype}, {grad.device}"
             )
-        if step < 1:
-            raise ValueError(f"steps[{i}] must be at least 1, got {step}")
-    _check_rounding(params, options)
 
 
 def _check_options(rule: Rule, options: Mapping[str, Any]) -> None:
@@ -63,25 +80,20 @@ def _check_options(rule: Rule, options: Mapping[str, Any]) -> None:
 
 def _check_rounding(params: Sequence[Tensor], options: Mapping[str, Any]) -> None:
     rounding = options["rounding"]
-    check_rounding(rounding)
+    for dtype in set(map(_dtype, params)) or {torch.bfloat16}:
+        check_rounding(rounding, dtype)
     for name, wanted in (("corrections", "corrected"), ("seeds", "stochastic")):
-        items, count = options[name], len(params) if rounding == wanted else 0
-        if len(items) != count:
+        count = len(params) if rounding == wanted else 0
+        if len(options[name]) != count:
             raise ValueError(
-                f"{name} must have {count} entries, got {len(items)}: one for each of "
-                f"the {len(params)} params if rounding is {wanted!r}, else none"
+                f"{name} must have {count} entries for {len(params)} params and rounding "
+                f"{rounding!r}, got {len(options[name])}"
             )
-    if rounding == "nearest":
-        return
-    for i, param in enumerate(params):
-        if param.dtype != torch.bfloat16:
-            raise ValueError(
-                f"rounding must be 'nearest' unless all params are bfloat16, got {rounding!r} and "
-                f"params[{i}] of {dtype_name(param.dtype)}"
-            )
+    for i, seed in enumerate(options["seeds"]):
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seeds[{i}] must fit in 64 bits, with its sign, got {seed}")
     for i, correction in enumerate(options["corrections"]):
-        param = params[i]
-        check_out(f"corrections[{i}]", correction, torch.int8, param.shape, param.device)
+        check_out(f"corrections[{i}]", correction, torch.int8, params[i].shape, params[i].device)
 
 
 def check_states(
@@ -99,11 +111,18 @@ def check_states(
             f"{name} must have {states} entries for each of the {len(params)} params (state 1 of "
             f"all, then state 2, and so on), got {len(tensors)}"
         )
+    counts = list(map(Tensor.numel, params))
+    if per_block:
+        counts = [(count + OPTIMIZER_BLOCKSIZE - 1) // OPTIMIZER_BLOCKSIZE for count in counts]
+    if (
+        list(map(Tensor.numel, tensors)) == counts * states
+        and list(map(_device, tensors)) == list(map(_device, params)) * states
+        and set(map(_dtype, tensors)) <= {dtype}
+        and all(map(Tensor.is_contiguous, tensors))
+    ):
+        return
     for i, tensor in enumerate(tensors):
-        param = params[i % len(params)]
-        count = param.numel()
-        if per_block:
-            count = (count + OPTIMIZER_BLOCKSIZE - 1) // OPTIMIZER_BLOCKSIZE
+        count, param = counts[i % len(params)], params[i % len(params)]
         if tensor.numel() != count:
             raise ValueError(f"{name}[{i}] must have {count} elements, got {tensor.numel()}")
         check_out(f"{name}[{i}]", tensor, dtype, tensor.shape, param.device)
