@@ -48,6 +48,7 @@ def random_words(seed: int, step: int, places: Array) -> Array:
     h = h * np.uint64(0x7FEB352D) & mask
     h ^= h >> np.uint64(15)
     h = h * np.uint64(0x846CA68B) & mask
+    h ^= h >> np.uint64(16)
     h = (h + np.uint64(high) + np.uint64(0x9E3779B9) * (places >> np.uint64(32))) & mask
     h ^= h >> np.uint64(16)
     h = h * np.uint64(0x7FEB352D) & mask
