@@ -1,9 +1,8 @@
-"""One optimizer step against float64, with bounds from running error analysis."""
+"""Optimizer steps over lists: mixed, empty, strided and damaged tensors; refusals."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,10 +12,6 @@ from torch import Tensor
 import kq_functional as kq
 from kq_functional.backends import _torch_optimizer
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-# Half the spacing of subnormal numbers: the absolute error of rounding to the dtype.
-TINY = {torch.float32: 2.0**-150, torch.bfloat16: 2.0**-134, torch.float16: 2.0**-25}
 MAPS = [kq.create_dynamic_map(), kq.create_dynamic_map(signed=False)]
 DEFAULTS: dict[str, Any] = {
     "lr": 1e-2,
@@ -27,77 +22,6 @@ DEFAULTS: dict[str, Any] = {
     "decoupled": False,
     "maximize": False,
 }
-OPTIONS = [
-    {},
-    {"weight_decay": 0.1},
-    {"weight_decay": 0.1, "decoupled": True},
-    {"weight_decay": 0.1, "maximize": True},
-    {"beta1": 0.5, "beta2": 0.7, "eps": 1e-3},
-]
-
-
-@dataclass
-class Approx:
-    """A float64 value and a bound on how far a float32 computation of it may be off.
-
-    Every operation passes the errors of its operands on and adds one rounding, which also holds
-    for a computation that fuses two operations, or that takes a factor from double.
-    """
-
-    value: Tensor
-    error: Tensor
-
-    def rounded(self, dtype: torch.dtype = torch.float32) -> Approx:
-        largest = self.value.abs() + self.error
-        return Approx(self.value, self.error + UNIT[dtype] * largest + TINY[dtype])
-
-    def __add__(self, other: Approx) -> Approx:
-        return Approx(self.value + other.value, self.error + other.error).rounded()
-
-    def __mul__(self, other: Approx) -> Approx:
-        error = self.value.abs() * other.error + other.value.abs() * self.error
-        return Approx(self.value * other.value, error + self.error * other.error).rounded()
-
-    def __truediv__(self, other: Approx) -> Approx:
-        least = other.value.abs() - other.error
-        error = (self.error + (self.value / other.value).abs() * other.error) / least
-        return Approx(self.value / other.value, error).rounded()
-
-    def sqrt(self) -> Approx:
-        low = (self.value - self.error).clamp(min=0).sqrt()
-        high = (self.value + self.error).sqrt()
-        root = self.value.sqrt()
-        return Approx(root, torch.maximum(root - low, high - root)).rounded()
-
-
-def exact(value: Tensor) -> Approx:
-    return Approx(value.double(), torch.zeros(value.shape, dtype=torch.float64))
-
-
-def factor(value: float, like: Tensor) -> Approx:
-    """A scalar computed in double and rounded to float32."""
-    full = torch.full(like.shape, value, dtype=torch.float64)
-    return Approx(full, torch.zeros_like(full)).rounded()
-
-
-def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, step: int, options: dict[str, Any]) -> Any:
-    """The textbook form: bias-corrected moments, then the step."""
-    o = options
-    param, grad = exact(p), exact(-g if o["maximize"] else g)
-
-    def scalar(value: float) -> Approx:
-        return factor(value, p)
-
-    if o["decoupled"]:
-        param = param * scalar(1 - o["lr"] * o["weight_decay"])
-    else:
-        grad = grad + param * scalar(o["weight_decay"])
-    first = exact(m) * scalar(o["beta1"]) + grad * scalar(1 - o["beta1"])
-    second = exact(v) * scalar(o["beta2"]) + grad * grad * scalar(1 - o["beta2"])
-    corrected = first * scalar(1 / (1 - o["beta1"] ** step))
-    root = (second * scalar(1 / (1 - o["beta2"] ** step))).sqrt()
-    update = corrected * scalar(o["lr"]) / (root + scalar(o["eps"]))
-    return param + Approx(-update.value, update.error), first, second
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 3) -> tuple[Tensor, Tensor]:
@@ -116,10 +40,6 @@ def moments(shape: tuple[int, ...], seed: int = 4) -> tuple[Tensor, Tensor]:
     )
 
 
-def within(found: Tensor, bound: Approx) -> bool:
-    return bool(((found.double() - bound.value).abs() <= bound.error).all())
-
-
 def step_32bit(*lists: Any, **options: Any) -> None:
     kq.optimizer_step_32bit("adam", *lists, **(DEFAULTS | options))
 
@@ -130,66 +50,9 @@ def step_8bit(*lists: Any, **options: Any) -> None:
     kq.optimizer_step_8bit("adam", params, grads, codes, absmax, MAPS, steps, **options)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("step", [1, 2, 1000])
-def test_32bit_step(dtype: torch.dtype, options: dict[str, Any], step: int) -> None:
-    param, grad = tensors((7, 40), dtype)
-    m, v = moments((7, 40))
-    expected = adam(param, grad, m, v, step, DEFAULTS | options)
-    step_32bit([param], [grad], [m, v], [step], **options)
-    found = expected[0] if dtype == torch.float32 else expected[0].rounded(dtype)
-    assert within(param, found)
-    assert within(m, expected[1])
-    assert within(v, expected[2])
-
-
 def encode(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
     codes, state = kq.quantize_blockwise(values, code, blocksize=256, layout="flat")
     return codes, state.absmax
-
-
-def decode(codes: Tensor, absmax: Tensor, code: Tensor) -> Tensor:
-    scale = absmax.repeat_interleave(256)[: codes.numel()].view(codes.shape)
-    return code[codes.int()] * scale
-
-
-def nearest_code_of(moment: Approx, codes: Tensor, absmax: Tensor, code: Tensor) -> bool:
-    """Whether every code is nearest to some value within the error of its moment."""
-    scale = absmax.repeat_interleave(256)[: codes.numel()].view(codes.shape).double()
-    wide = code.double()
-    middle = (wide[1:] + wide[:-1]) / 2
-    infinity = torch.tensor([math.inf], dtype=torch.float64)
-    upper = torch.cat((middle, infinity))[codes.int()] * scale
-    lower = torch.cat((-infinity, middle))[codes.int()] * scale
-    below = moment.value - moment.error <= upper
-    above = moment.value + moment.error >= lower
-    return bool((below & above).all())
-
-
-@pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("shape", "step"), [((3, 300), 1), ((3, 300), 50), ((256,), 2), ((5,), 9)])
-def test_8bit_step(
-    dtype: torch.dtype, options: dict[str, Any], shape: tuple[int, ...], step: int
-) -> None:
-    param, grad = tensors(shape, dtype)
-    states = [encode(s, code) for s, code in zip(moments(shape), MAPS, strict=True)]
-    codes, absmax = [s[0] for s in states], [s[1] for s in states]
-    # Decoding is exactly one float32 product, so both sides start from identical moments.
-    m, v = (decode(*state, code) for state, code in zip(states, MAPS, strict=True))
-    expected = adam(param, grad, m, v, step, DEFAULTS | options)
-    step_8bit([param], [grad], codes, absmax, [step], **options)
-    found = expected[0] if dtype == torch.float32 else expected[0].rounded(dtype)
-    assert within(param, found)
-    for k in range(2):
-        moment = expected[1 + k]
-        blocks = moment.value.flatten().split(256)
-        errors = moment.error.flatten().split(256)
-        for block, error, scale in zip(blocks, errors, absmax[k], strict=True):
-            assert abs(block.abs().max() - scale) <= error.max()
-        assert nearest_code_of(moment, codes[k], absmax[k], MAPS[k])
 
 
 STEPS = [1, 2, 3, 4, 5]
