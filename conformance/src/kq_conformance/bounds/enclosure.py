@@ -120,10 +120,6 @@ class Enclosure:
         """−1, 0 or 1; all of them, and what is between, where zero lies inside."""
         return Enclosure(np.sign(self.low), np.sign(self.high))
 
-    def hull(self, other: "Enclosure") -> "Enclosure":
-        """The smallest intervals that hold both."""
-        return Enclosure(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
-
     @property
     def magnitude(self) -> "Enclosure":
         """Absolute values."""

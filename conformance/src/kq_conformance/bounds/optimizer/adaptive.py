@@ -49,7 +49,7 @@ def _update(m: Enclosure, v: Enclosure, step: int, hyper: Hyper, lr: float) -> E
 
 
 def adam(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − η m̂ / (√v̂ + ε)."""
+    """Step by η m̂ / (√v̂ + ε)."""
     param, g = prepared(Enclosure.of(p), g, hyper)
     m, v = averaged(states[0], g, hyper.own["beta1"]), _second(states[1], g, hyper)
     return Step(param.plus(-_update(m, v, step, hyper, hyper.lr)), (m, v))
@@ -78,7 +78,7 @@ def ademamix(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper)
 
 
 def lamb(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − η(‖p‖/‖u‖)u with u = r + λp: norms and their quotient are rounded, η, two products."""
+    """Step by η(‖p‖/‖u‖)u with u = r + λp: η, and its product with (‖p‖/‖u‖)u."""
     own, param = hyper.own, Enclosure.of(p)
     _, g = prepared(param, g, hyper)
     m, v = averaged(states[0], g, own["beta1"]), _second(states[1], g, hyper)
@@ -88,21 +88,24 @@ def lamb(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> 
         u = m.over(root_of(v, own["eps"])).rounded()
     if hyper.decoupled and hyper.weight_decay:
         u = u.plus(param.by_constant(hyper.weight_decay))
-    factor = _trust(param.norm(), u.norm()).by_constant(hyper.lr)
-    return Step(param.plus(-(u * factor).rounded()), (m, v))
+    return Step(param.plus(-_trusted(u, param.norm()).by_constant(hyper.lr)), (m, v))
 
 
-def _trust(size: Enclosure, length: Enclosure) -> Enclosure:
-    """‖p‖/‖u‖, and 1 if one of them is 0."""
-    one = Enclosure.of(np.ones(1))
+def _trusted(u: Enclosure, size: Enclosure) -> Enclosure:
+    """(‖p‖/‖u‖)u, and u if one of the norms is 0: both norms, their quotient and the product."""
+    length = u.norm()
     if size.high == 0 or length.high == 0:
-        return one
-    quotient = size.over(length).rounded()
-    return quotient.hull(one) if length.low == 0 else quotient
+        return u
+    if length.low == 0:
+        # Nothing tells how short u is; but no element is longer than all, so than ‖p‖ afterwards.
+        longest = np.maximum(size.high, u.magnitude.high)
+        low, high = (np.where(u.low >= 0, 0, -longest), np.where(u.high <= 0, 0, longest))
+        return Enclosure(low, high).rounded(4)
+    return (u * size.over(length).rounded()).rounded()
 
 
 def lamb_clipped(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − sηr: η, its product with s, and the product with r."""
+    """Step by sηr: η, its product with s, and the product with r."""
     param, g = prepared(Enclosure.of(p), g, hyper)
     m, v = averaged(states[0], g, hyper.own["beta1"]), _second(states[1], g, hyper)
     r = _update(m, v, step, hyper, 1.0)

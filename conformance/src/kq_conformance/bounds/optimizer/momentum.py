@@ -13,7 +13,7 @@ _States = tuple[Enclosure, ...]
 
 
 def sgd(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − ηg."""
+    """Step by ηg."""
     del step
     param, g = prepared(Enclosure.of(p), g, hyper)
     return Step(param.plus(-g.by_constant(hyper.lr)), states)
@@ -34,14 +34,14 @@ def _accumulated(
 
 
 def momentum(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − ηu."""
+    """Step by ηu."""
     param, g = prepared(Enclosure.of(p), g, hyper)
     u, buf = _accumulated(g, states[0], step, hyper)
     return Step(param.plus(-u.by_constant(hyper.lr)), (buf,))
 
 
 def lion(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − η sign(β₁m + (1 − β₁)g): the product with a sign is exact, η is rounded."""
+    """Step by η sign(β₁m + (1 − β₁)g): the product with a sign is exact, η is rounded."""
     del step
     param, g = prepared(Enclosure.of(p), g, hyper)
     direction = averaged(states[0], g, hyper.own["beta1"]).sign()
@@ -65,7 +65,7 @@ def lars(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> 
 
 
 def lars_clipped(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − sηu: η, its product with s, and the product with u."""
+    """Step by sηu: η, its product with s, and the product with u."""
     param, g = prepared(Enclosure.of(p), g, hyper)
     u, buf = _accumulated(g, states[0], step, hyper)
     factor = shortened(u, p, hyper).by_constant(hyper.lr)

@@ -24,7 +24,7 @@ def _squares(g: Enclosure, states: _States, hyper: Hyper) -> tuple[Enclosure, _S
 
 
 def rmsprop(p: Float64, g: Enclosure, states: _States, step: int, hyper: Hyper) -> Step:
-    """P − ηg / denominator: η, its product with g, the quotient."""
+    """Step by ηg / denominator: η, its product with g, the quotient."""
     del step
     param, g = prepared(Enclosure.of(p), g, hyper)
     denominator, states = _squares(g, states, hyper)

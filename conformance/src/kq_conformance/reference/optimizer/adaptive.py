@@ -14,7 +14,7 @@ __all__ = ["adam", "ademamix", "ademamix_factors", "amsgrad", "lamb", "lamb_clip
 
 
 def _moments(m: Float64, v: Float64, g: Float64, hyper: Hyper) -> tuple[Float64, Float64]:
-    """M ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²."""
+    """The moments m ← β₁m + (1−β₁)g and v ← β₂v + (1−β₂)g²."""
     return decayed(m, g, hyper.own["beta1"]), decayed(v, g**2, hyper.own["beta2"])
 
 
@@ -27,7 +27,7 @@ def _ratio(m: Float64, v: Float64, step: int, hyper: Hyper) -> Float64:
 
 
 def adam(p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> tuple[Float64, States]:
-    """P ← p − η m̂ / (√v̂ + ε); AdamW if the decay is decoupled.
+    """Step by η m̂ / (√v̂ + ε); AdamW if the decay is decoupled.
 
     Source: Adam (arXiv:1412.6980), algorithm 1; AdamW (arXiv:1711.05101), algorithm 2.
     """
@@ -70,7 +70,7 @@ def ademamix_factors(step: int, own: Mapping[str, float]) -> tuple[float, float]
 def ademamix(
     p: Float64, g: Float64, states: States, step: int, hyper: Hyper
 ) -> tuple[Float64, States]:
-    """P ← p − η (m₁/(1−β₁ᵗ) + αₜm₂) / (√v̂ + ε),  m₂ ← β₃ₜm₂ + (1−β₃ₜ)g, never corrected.
+    """Step by η (m₁/(1−β₁ᵗ) + αₜm₂) / (√v̂ + ε), m₂ ← β₃ₜm₂ + (1−β₃ₜ)g, never corrected.
 
     Source: AdEMAMix (arXiv:2409.03137), algorithm 1.
     """
@@ -85,7 +85,7 @@ def ademamix(
 
 
 def lamb(p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> tuple[Float64, States]:
-    """P ← p − η (‖p‖/‖u‖) u with u = m̂ / (√v̂ + ε) + λp; the quotient is 1 if a norm is 0.
+    """Step by η (‖p‖/‖u‖) u with u = m̂ / (√v̂ + ε) + λp; the quotient is 1 if a norm is 0.
 
     A decay that is coupled has grown the gradient instead. Source: LAMB (arXiv:1904.00962),
     algorithm 2 with φ(x) = x; v3 of the paper leaves the bias corrections out.

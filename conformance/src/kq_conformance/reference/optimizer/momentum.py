@@ -10,7 +10,7 @@ __all__ = ["lars", "lars_clipped", "lion", "momentum", "sgd", "shortened"]
 
 
 def sgd(p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> tuple[Float64, States]:
-    """P ← p − ηg."""
+    """Step by ηg."""
     del step
     p, g = prepared(p, g, hyper)
     return p - hyper.lr * g, states
@@ -30,14 +30,14 @@ def _accumulated(g: Float64, buf: Float64, step: int, hyper: Hyper) -> tuple[Flo
 def momentum(
     p: Float64, g: Float64, states: States, step: int, hyper: Hyper
 ) -> tuple[Float64, States]:
-    """P ← p − ηu with u as torch.optim.SGD has it. Source: torch.optim.SGD, "algorithm"."""
+    """Step by ηu with u as torch.optim.SGD has it. Source: torch.optim.SGD, "algorithm"."""
     p, g = prepared(p, g, hyper)
     u, buf = _accumulated(g, states[0], step, hyper)
     return p - hyper.lr * u, (buf,)
 
 
 def lion(p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> tuple[Float64, States]:
-    """P ← p − η sign(β₁m + (1 − β₁)g),  m ← β₂m + (1 − β₂)g.
+    """Step by η sign(β₁m + (1 − β₁)g), m ← β₂m + (1 − β₂)g.
 
     The sign of zero is zero, and that of NaN is NaN. Source: Lion (arXiv:2302.06675), algorithm 2.
     """

@@ -26,7 +26,7 @@ def _quotient(g: Float64, states: States, hyper: Hyper) -> tuple[Float64, States
 def rmsprop(
     p: Float64, g: Float64, states: States, step: int, hyper: Hyper
 ) -> tuple[Float64, States]:
-    """V ← αv + (1−α)g²,  p ← p − ηg / (√v + ε); centered: mean ← α mean + (1−α)g.
+    """Step by ηg / (√v + ε), v ← αv + (1−α)g²; centered: mean ← α mean + (1−α)g.
 
     Source: torch.optim.RMSprop, "algorithm".
     """
@@ -50,7 +50,7 @@ def rmsprop_momentum(
 def adagrad(
     p: Float64, g: Float64, states: States, step: int, hyper: Hyper
 ) -> tuple[Float64, States]:
-    """Sum ← sum + g²,  p ← p − η / (1 + (t−1) lr_decay) · g / (√sum + ε).
+    """Step by η / (1 + (t−1) lr_decay) · g / (√sum + ε), sum ← sum + g².
 
     Source: Adagrad (JMLR 12, 2011), figure 1 (diagonal); torch.optim.Adagrad, "algorithm".
     """
