@@ -58,6 +58,8 @@ def optimizer_arguments() -> tuple[Any, ...]:
 
 def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     params, grads, codes, absmax = optimizer_arguments()
+    halves = [p.bfloat16() for p in params]
+    corrections = [torch.zeros(p.shape, dtype=torch.int8) for p in params]
     nested = NESTED.scales
     shape = (5, 70)
     absmax_experts, *nested_experts = EXPERTS_STATE.scales
@@ -159,6 +161,16 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
             ops.optimizer_step_32bit.default,
             ("adam", params, grads, [torch.zeros_like(p) for p in params * 2], [1, 2]),
             STEP_OPTIONS,
+        ),
+        "optimizer_step_8bit corrected": (
+            ops.optimizer_step_8bit.default,
+            ("adam", halves, halves, codes, absmax, [CODE, CODE], [1, 2]),
+            STEP_OPTIONS | {"rounding": "corrected", "corrections": corrections},
+        ),
+        "optimizer_step_32bit stochastic": (
+            ops.optimizer_step_32bit.default,
+            ("lion", halves, halves, [torch.zeros_like(p) for p in params], [1, 2]),
+            STEP_OPTIONS | {"rounding": "stochastic", "seeds": [3, 4], "hyper": [0.9, 0.99]},
         ),
         "cascade_mean": (ops.cascade_mean.default, (A,), {}),
     }
@@ -288,6 +300,38 @@ def test_compile_out_and_in_place_ops() -> None:
     eager, traced = optimizer_arguments(), optimizer_arguments()
     step(*eager)
     torch.compile(step, fullgraph=True, backend="aot_eager")(*traced)
+    for a, b in zip(eager, traced, strict=True):
+        assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
+
+
+def test_compile_a_step_without_grad_and_with_corrections() -> None:
+    """Where an eager call would go past the dispatcher."""
+
+    def step(params: Any, grads: Any, states: Any, corrections: Any) -> None:
+        with torch.no_grad():
+            kq.optimizer_step_32bit(
+                "lion",
+                *(params, grads, states, [1, 2]),
+                lr=1e-3,
+                beta1=0.9,
+                beta2=0.99,
+                rounding="corrected",
+                corrections=corrections,
+            )
+
+    def arguments() -> tuple[Any, ...]:
+        shapes = [(300,), (7, 3)]
+        return (
+            [torch.ones(s).bfloat16() for s in shapes],
+            [torch.full(s, -1.0).bfloat16() for s in shapes],
+            [torch.zeros(s) for s in shapes],
+            [torch.zeros(s, dtype=torch.int8) for s in shapes],
+        )
+
+    eager, traced = arguments(), arguments()
+    step(*eager)
+    torch.compile(step, fullgraph=True, backend="aot_eager")(*traced)
+    assert eager[3][0].any()
     for a, b in zip(eager, traced, strict=True):
         assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
 

@@ -41,6 +41,15 @@ def check_lists(kind: type, **lists: object) -> None:
                 raise TypeError(f"{name}[{i}] must be a {kind.__name__}, got {type(item).__name__}")
 
 
+def check_integers(**lists: Sequence[int]) -> None:
+    """Raise TypeError or ValueError unless all arguments are sequences of ints of 64 bits."""
+    check_lists(int, **lists)
+    for name, items in lists.items():
+        for i, item in enumerate(items):
+            if not -(2**63) <= item < 2**63:
+                raise ValueError(f"{name}[{i}] must fit in 64 bits, with its sign, got {item}")
+
+
 def check_numbers(**numbers: object) -> None:
     """Raise TypeError unless all arguments, given by name, are floats or ints."""
     for name, number in numbers.items():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import check_flags, check_lists, check_numbers
+from .arguments import check_flags, check_integers, check_lists, check_numbers
 from .eager import are_plain, is_plain_here
 from .ops import optimizer as ops
 from .rules import RULES, check_rule
@@ -174,7 +174,7 @@ def _options(
     """Check Python types; return the last three arguments as the ops take them."""
     check_rule(rule)
     check_lists(Tensor, params=params, grads=grads, corrections=corrections)
-    check_lists(int, steps=steps, seeds=seeds)
+    check_integers(steps=steps, seeds=seeds)
     names = RULES[rule].hyper
     for name in hyper:
         if name not in names:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formats import OPTIMIZER_BLOCKSIZE
+from ..formats import OPTIMIZER_BLOCKSIZE, check_dtype
 from ..rules import RULES, Rule, check_rounding, check_rule
 from .checks import check_code, check_out
 
@@ -81,6 +81,7 @@ def _check_options(rule: Rule, options: Mapping[str, Any]) -> None:
 def _check_rounding(params: Sequence[Tensor], options: Mapping[str, Any]) -> None:
     rounding = options["rounding"]
     for dtype in set(map(_dtype, params)) or {torch.bfloat16}:
+        check_dtype("params", dtype)
         check_rounding(rounding, dtype)
     for name, wanted in (("corrections", "corrected"), ("seeds", "stochastic")):
         count = len(params) if rounding == wanted else 0
@@ -89,9 +90,6 @@ def _check_rounding(params: Sequence[Tensor], options: Mapping[str, Any]) -> Non
                 f"{name} must have {count} entries for {len(params)} params and rounding "
                 f"{rounding!r}, got {len(options[name])}"
             )
-    for i, seed in enumerate(options["seeds"]):
-        if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seeds[{i}] must fit in 64 bits, with its sign, got {seed}")
     for i, correction in enumerate(options["corrections"]):
         check_out(f"corrections[{i}]", correction, torch.int8, params[i].shape, params[i].device)
 
