@@ -128,6 +128,7 @@ VALUE_ERRORS = [
     (step(grads=[SPARSE]), r"grads\[0\] must be dense \(torch.strided\), got torch.sparse_coo"),
     (step(params=[SPARSE], grads=[SPARSE]), r"params\[0\] must be dense"),
     (step(rounding="up"), "rounding must be one of nearest, stochastic, corrected, got 'up'"),
+    (step(rounding=None), "rounding must be one of .*, got None"),
     (step(params=[], grads=[], states=[], steps=[], rounding="up"), "rounding must be one of"),
     (step(rounding="stochastic", seeds=[1]), "rounding must be 'nearest' for params of float32"),
     (

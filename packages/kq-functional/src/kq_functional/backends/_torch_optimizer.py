@@ -16,6 +16,12 @@ from ._torch_codes import TILE, decode, encode, encoding_device, midpoints
 from ._torch_norms import Norm
 from ._torch_rounding import Corrected, Nearest, Parameter, Stochastic
 
+CPU_TILE = 1 << 16
+"""Elements that a thread handles at a time: what is computed of them stays in the cache.
+
+This and `TILE` are multiples of the block size and of the chunks of a norm.
+"""
+
 
 class States(Protocol):
     """The states of one parameter, however they are stored."""
@@ -140,9 +146,9 @@ class _Step:
 
 
 def _parts(flat: Tensor) -> Iterator[slice]:
-    # TILE is a multiple of the block size and of the chunks of a norm.
-    for start in range(0, flat.numel(), TILE):
-        yield slice(start, min(start + TILE, flat.numel()))
+    tile = CPU_TILE * torch.get_num_threads() if flat.is_cpu else TILE
+    for start in range(0, flat.numel(), tile):
+        yield slice(start, min(start + tile, flat.numel()))
 
 
 def _step(name: str, options: Mapping[str, Any]) -> _Step:
