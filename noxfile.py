@@ -255,6 +255,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def quality(session: nox.Session) -> None:
+    """What 8-bit optimizer state costs: a small GPT from scratch, per optimizer; half an hour."""
+    sync(session, "interop", "demo")
+    folder = session.posargs or [str(BUILD / "quality")]
+    session.run("python", "-m", "benchmarks.quality", *folder, external=True)
+
+
+@nox.session
 def sanitize(session: nox.Session) -> None:
     """Tests of the kernels, built to stop at memory errors and undefined behaviour (gcc)."""
     place, environment = BUILD / "sanitize", BUILD / "environments" / "sanitize"

@@ -99,7 +99,7 @@ def _ademamix(kind: Callable[..., Any]) -> Callable[..., Any]:
     return lambda params, steps: kind(
         params,
         lr=RATE,
-        betas=(0.9, 0.999, 1 - 3 / steps),
+        betas=(0.9, 0.999, max(0.95, 1 - 3 / steps)),
         t_alpha=steps,
         t_beta3=steps,
         weight_decay=DECAY,

@@ -76,7 +76,7 @@ def train(contender: Contender, seed: int, text: Text, plan: Plan) -> Trial:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     seconds = time.perf_counter() - started
     with torch.no_grad():
         held_out = [float(model(part)) for part in text.windows(plan.windows).split(BATCH)]

@@ -14,10 +14,12 @@ TEXT = Text(*(torch.arange(20 * CONTEXT, dtype=torch.int64).remainder(7).byte() 
 
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
-def test_every_optimizer_learns_a_sequence(contender: Contender) -> None:
+def test_every_optimizer_but_the_linear_one_learns_a_sequence(contender: Contender) -> None:
     trial = train(contender, 0, TEXT, QUICK)
     assert len(trial.losses) == QUICK.steps
-    assert trial.held_out < trial.losses[0]  # which is ln(256), that of knowing nothing
+    # The first loss is that of knowing nothing, ln(256). Evenly spaced codes turn small second
+    # moments into zeros to divide by: the run that shows why codes are dynamic diverges.
+    assert (trial.held_out < trial.losses[0]) is (contender.name != "ablation: tensor-wise, linear")
     assert trial.bytes_per_parameter > 1
 
 
