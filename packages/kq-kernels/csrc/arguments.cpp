@@ -42,7 +42,8 @@ DType dtype_of(const nb::dlpack::dtype& dtype, const char* name) {
         if (code == dtype_code::UInt && dtype.bits == 8) return DType::uint8;
         if (code == dtype_code::Int && dtype.bits == 8) return DType::int8;
     }
-    type_error(std::string(name) + ": expected float32, bfloat16, float16, uint8 or int8 elements, got type code " +
+    type_error(std::string(name) +
+               ": expected float32, bfloat16, float16, uint8 or int8 elements, got type code " +
                std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits");
 }
 

@@ -29,8 +29,8 @@ struct Array {
     }
 };
 
-// write_exchanged: described by the exchange table of its type (exchange.h), an array is taken to be writable. For
-// lists of many arrays, where asking each of them would take longer than the work.
+// write_exchanged: described by the exchange table of its type (exchange.h), an array is taken to be
+// writable. For lists of many arrays, where asking each of them would take longer than the work.
 enum class Access { read, write, write_exchanged };
 
 using DTypes = std::initializer_list<DType>;

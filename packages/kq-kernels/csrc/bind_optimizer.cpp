@@ -43,7 +43,8 @@ struct Call {
 
 // All of a tensor but its states.
 StepArgs& add_tensor(Call& call, nb::handle param, nb::handle grad, int64_t step) {
-    if (step < 1) throw nb::value_error(("steps: expected numbers from 1, got " + std::to_string(step)).c_str());
+    if (step < 1)
+        throw nb::value_error(("steps: expected numbers from 1, got " + std::to_string(step)).c_str());
     const size_t i = call.tensors.size();
     StepArgs& t = call.tensors.emplace_back();
     Array p = array(param, "params", Access::write_exchanged, kFloats);
@@ -60,8 +61,8 @@ StepArgs& add_tensor(Call& call, nb::handle param, nb::handle grad, int64_t step
         throw nb::value_error("rounding: expected 'nearest' for params that are not bfloat16");
     }
     if (t.rounding == Rounding::corrected) {
-        t.correction = static_cast<int8_t*>(call.keep(call.corrections[i], "corrections", Access::write_exchanged,
-                                                      {DType::int8}, t.size));
+        t.correction = static_cast<int8_t*>(
+            call.keep(call.corrections[i], "corrections", Access::write_exchanged, {DType::int8}, t.size));
     }
     if (t.rounding == Rounding::stochastic) t.randomness = randomness(call.seeds[i], step);
     set_numbers(call.options, step, &t);
@@ -69,8 +70,8 @@ StepArgs& add_tensor(Call& call, nb::handle param, nb::handle grad, int64_t step
 }
 
 Call make_call(const std::string& rule, size_t n, const nb::list& grads, const std::vector<int64_t>& steps,
-               const std::vector<double>& hyper, double lr, double weight_decay, bool decoupled, bool maximize,
-               double grad_scale, const std::string& rounding, const nb::list& corrections,
+               const std::vector<double>& hyper, double lr, double weight_decay, bool decoupled,
+               bool maximize, double grad_scale, const std::string& rounding, const nb::list& corrections,
                const std::vector<int64_t>& seeds) {
     const StepOptions options{&rule_spec(rule), lr, weight_decay, grad_scale, decoupled, maximize, hyper};
     check_options(options);
@@ -131,8 +132,8 @@ void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grad
 void optimizer_step_32bit(const std::string& rule, nb::list params, nb::list grads, nb::list states,
                           const std::vector<int64_t>& steps, const std::vector<double>& hyper, double lr,
                           double weight_decay, bool decoupled, bool maximize, double grad_scale,
-                          const std::string& rounding, nb::list corrections, const std::vector<int64_t>& seeds,
-                          int64_t threads) {
+                          const std::string& rounding, nb::list corrections,
+                          const std::vector<int64_t>& seeds, int64_t threads) {
     const size_t n = params.size();
     Call call = make_call(rule, n, grads, steps, hyper, lr, weight_decay, decoupled, maximize, grad_scale,
                           rounding, corrections, seeds);

@@ -45,8 +45,8 @@ static inline uint8_t reversed_bits(int value, int count) {
 enum class QuantType { nf4, fp4 };
 const Codebook4& codebook_4bit(QuantType type);
 
-// `values`: 256 finite numbers in ascending order (checked by the caller). Recent codebooks are kept, as those
-// of an optimizer come back at every step.
+// `values`: 256 finite numbers in ascending order (checked by the caller). Recent codebooks are kept, as
+// those of an optimizer come back at every step.
 std::shared_ptr<const Codebook8> codebook_8bit(const float* values);
 
 // The nearest code of one value, decided exactly. For a scale that has ratios.

@@ -75,7 +75,8 @@ bool fit_decoder(const float* values, DynamicMap* map) {
         const int i = index_of(distance);
         float found;
         fused(map->slope[i], distance, map->base[i], &found);
-        const uint32_t delta = std::bit_cast<uint32_t>(std::fabs(values[code])) - std::bit_cast<uint32_t>(found);
+        const uint32_t delta =
+            std::bit_cast<uint32_t>(std::fabs(values[code])) - std::bit_cast<uint32_t>(found);
         map->deltas[code % 32] |= std::rotl(delta, code / 8);
     }
     return true;
@@ -148,11 +149,13 @@ bool fit_encoder(const float* values, DynamicMap* map) {
     for (int i = 0; i < 7; ++i) map->borders[i] = thresholds[start(i + 1) - 1];
     // A product has at least as many significant bits as its factors together, less one.
     map->tie_bits = 0;
-    for (int i = 0; i < 7; ++i) map->tie_bits = std::max(map->tie_bits, 25 - significant_bits(map->borders[i]));
+    for (int i = 0; i < 7; ++i)
+        map->tie_bits = std::max(map->tie_bits, 25 - significant_bits(map->borders[i]));
     map->borders[7] = std::numeric_limits<double>::infinity();
     for (int i = 0; i < 8; ++i) {
         const int stop = i < 7 ? start(i + 1) - 1 : start(i);
-        if (!fit_segment(thresholds.data() + start(i), thresholds.data() + stop, start(i), i, map)) return false;
+        if (!fit_segment(thresholds.data() + start(i), thresholds.data() + stop, start(i), i, map))
+            return false;
     }
     for (int i = 8; i < 16; ++i) {
         map->rank_slope[i] = map->rank_slope[i - 8];

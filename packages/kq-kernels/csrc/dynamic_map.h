@@ -1,5 +1,6 @@
-// The structure of the 8-bit dynamic maps, by which vectors decode and encode with arithmetic and small tables:
-// a rank (the number of a magnitude, from zero up) is nearly an affine function of the magnitude in each decade.
+// The structure of the 8-bit dynamic maps, by which vectors decode and encode with arithmetic and small
+// tables: a rank (the number of a magnitude, from zero up) is nearly an affine function of the magnitude in
+// each decade.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,8 @@ struct DynamicMap {
     // log_base, which kLogMagic in the base rounds to an integer, and at least 0; it is right or one too low.
     double borders[8];
     float log_scale, log_base;
-    // A magnitude can lie on a border, where the nearest code depends on its sign, only if the largest magnitude has
-    // this many significant bits or fewer: otherwise the border is no float32 number.
+    // A magnitude can lie on a border, where the nearest code depends on its sign, only if the largest
+    // magnitude has this many significant bits or fewer: otherwise the border is no float32 number.
     int tie_bits;
     // In segment i, the rank, kRankUnits to each, is rank_base[i] + rank_slope[i] * magnitude, and at most
     // rank_top[i]. The base contains kRankMagic, which rounds to an integer, and kRankSlack: only if the
@@ -47,13 +48,14 @@ struct DynamicMap {
 constexpr int kRankShift = 15;
 constexpr int kRankUnits = 1 << kRankShift;
 constexpr int kRankSlack = 4;
-constexpr uint32_t kRankCertain = kRankUnits - 2 * kRankSlack;  // bits of which one is set if a rank is certain
+constexpr uint32_t kRankCertain =
+    kRankUnits - 2 * kRankSlack;  // bits of which one is set if a rank is certain
 constexpr float kRankMagic = 0x1p23f;
 
 constexpr float kLogMagic = 0x1.8p23f;
 
-// Whether ranks are to be had for this scale: its reciprocal and its products with the borders are normal numbers, and
-// there are no ties.
+// Whether ranks are to be had for this scale: its reciprocal and its products with the borders are normal
+// numbers, and there are no ties.
 static inline bool has_ranks(const DynamicMap& map, float scale) {
     if (!map.regular || !(scale >= 0x1p-90f && scale <= 0x1p120f)) return false;
     uint32_t bits;

@@ -9,16 +9,17 @@ namespace kq {
 namespace {
 
 constexpr int64_t kBlocksPerThread = 64;
-// Blocks whose squares are added up by one thread before the sums of a tensor are, in order: so sums do not depend
-// on the number of threads.
+// Blocks whose squares are added up by one thread before the sums of a tensor are, in order: so sums do not
+// depend on the number of threads.
 constexpr int64_t kBlocksPerSum = 256;
 
 int64_t count_blocks(const StepArgs& t) { return (t.size + kStepBlock - 1) / kStepBlock; }
 
-// Calls body(tensor, begin, end) for the parts of [0, units of all tensors) that a thread gets: all tensors are one
-// range, so that many small ones are as parallel as one large one.
+// Calls body(tensor, begin, end) for the parts of [0, units of all tensors) that a thread gets: all tensors
+// are one range, so that many small ones are as parallel as one large one.
 template <class Units, class Body>
-void parallel_over(const std::vector<StepArgs>& tensors, int64_t grain, int requested, Units units, Body body) {
+void parallel_over(const std::vector<StepArgs>& tensors, int64_t grain, int requested, Units units,
+                   Body body) {
     std::vector<int64_t> starts{0};
     starts.reserve(tensors.size() + 1);
     for (const StepArgs& t : tensors) starts.push_back(starts.back() + units(t));
@@ -52,7 +53,9 @@ double trust_ratio(const StepOptions& o, double param, double other) {
 
 void apply_trust(const StepOptions& o, std::vector<StepArgs>& tensors, int threads) {
     std::vector<int64_t> starts{0};
-    const auto sums_of = [](const StepArgs& t) { return (count_blocks(t) + kBlocksPerSum - 1) / kBlocksPerSum; };
+    const auto sums_of = [](const StepArgs& t) {
+        return (count_blocks(t) + kBlocksPerSum - 1) / kBlocksPerSum;
+    };
     for (const StepArgs& t : tensors) starts.push_back(starts.back() + sums_of(t));
     std::vector<Squares> sums(static_cast<size_t>(starts.back()));
     const auto kernel = kernels().optimizer_squares;

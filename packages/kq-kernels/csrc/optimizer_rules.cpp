@@ -83,7 +83,8 @@ void check_number(const Number& number, double v) {
 
 float rounded(double v) { return static_cast<float>(v); }
 
-// The decay of AdEMAMix's slow average at step t: its half-life grows linearly (arXiv 2409.03137, equation 5).
+// The decay of AdEMAMix's slow average at step t: its half-life grows linearly (arXiv 2409.03137, equation
+// 5).
 double slow_decay(double t, double beta1, double beta3, double t_beta3) {
     if (t >= t_beta3 || beta3 == 0) return beta3;
     const double part = t / t_beta3;
@@ -142,7 +143,9 @@ void set_numbers(const StepOptions& o, int64_t step, StepArgs* args) {
     n.decay = o.decoupled && o.spec->trust != Trust::lamb ? rounded(1 - o.lr * o.weight_decay) : 1.0f;
     args->gradient = {rounded(o.grad_scale), o.maximize ? -1.0f : 1.0f,
                       o.decoupled ? 0.0f : rounded(o.weight_decay), 1.0f};
-    const auto corrections = [&] { return Corrections{1 - std::pow(h[0], t), std::sqrt(1 - std::pow(h[1], t))}; };
+    const auto corrections = [&] {
+        return Corrections{1 - std::pow(h[0], t), std::sqrt(1 - std::pow(h[1], t))};
+    };
     switch (o.spec->rule) {
         case Rule::sgd: break;
         case Rule::momentum:

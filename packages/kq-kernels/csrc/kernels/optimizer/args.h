@@ -27,14 +27,14 @@ constexpr int kMostStates = 3;
 // Elements of 8-bit state that share a scale, over the flattened parameter; also the unit of work.
 constexpr int64_t kStepBlock = 256;
 
-// The numbers of a rule in one step, computed in float64 and rounded once. What they are is said where the rule
-// is written (kernels/optimizer/rules.inl.h).
+// The numbers of a rule in one step, computed in float64 and rounded once. What they are is said where the
+// rule is written (kernels/optimizer/rules.inl.h).
 struct RuleNumbers {
     float a[8];
-    bool first;     // the first step
+    bool first;  // the first step
     bool nesterov;
-    float decay;    // factor on the parameter: 1 - lr * weight_decay if the decay is decoupled
-    float step;     // p = decay * p - step * direction
+    float decay;  // factor on the parameter: 1 - lr * weight_decay if the decay is decoupled
+    float step;   // p = decay * p - step * direction
 };
 
 // Storing a parameter that is known in float32.

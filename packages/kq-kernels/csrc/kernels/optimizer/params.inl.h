@@ -1,5 +1,5 @@
-// Parameters on their way to float32 and back. Plain loops, which compilers turn into vectors; their arithmetic is on
-// integers, so that all instruction sets give the same bits.
+// Parameters on their way to float32 and back. Plain loops, which compilers turn into vectors; their
+// arithmetic is on integers, so that all instruction sets give the same bits.
 #pragma once
 
 #include "kernels/dtypes.inl.h"
@@ -41,8 +41,8 @@ static inline uint32_t random_bits(uint64_t i, const Randomness& key) {
     return h;
 }
 
-// Rounds up with a probability of the part that is lost. NaN and infinity stay what they are, and what would be finite
-// to the nearest stays finite.
+// Rounds up with a probability of the part that is lost. NaN and infinity stay what they are, and what would
+// be finite to the nearest stays finite.
 static inline void narrow_stochastic(const float* from, int64_t n, uint64_t first, const Randomness& key,
                                      bf16* to) {
     for (int64_t i = 0; i < n; ++i) {
@@ -56,8 +56,8 @@ static inline void narrow_stochastic(const float* from, int64_t n, uint64_t firs
     }
 }
 
-// A 24-bit number in three bytes: the nearest bfloat16, and how far the number is from it in units of 2^-8 of its last
-// place.
+// A 24-bit number in three bytes: the nearest bfloat16, and how far the number is from it in units of 2^-8 of
+// its last place.
 static inline void widen_corrected(const bf16* from, const int8_t* correction, int64_t n, float* to) {
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t shift = static_cast<uint32_t>(static_cast<int32_t>(correction[i])) << 8;

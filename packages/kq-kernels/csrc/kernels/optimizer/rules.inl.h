@@ -1,6 +1,6 @@
 // The update rules on vectors. move(p, g, s) moves the states s by the gradient g at the parameter p, and
-// direction(what move returned) is what the parameter goes against; the slow end of the arithmetic is left to the
-// latter. What RuleNumbers hold for a rule is said by its constructor.
+// direction(what move returned) is what the parameter goes against; the slow end of the arithmetic is left to
+// the latter. What RuleNumbers hold for a rule is said by its constructor.
 #pragma once
 
 #include "kernels/optimizer/args.h"
@@ -37,8 +37,8 @@ struct Momentum : States<1, 0> {
     }
 };
 
-// Moving averages of gradients and squares: Kingma and Ba, arXiv 1412.6980, algorithm 1 in the form of its section
-// 2, where the corrections of the bias are part of the step size and of eps.
+// Moving averages of gradients and squares: Kingma and Ba, arXiv 1412.6980, algorithm 1 in the form of its
+// section 2, where the corrections of the bias are part of the step size and of eps.
 struct Moments {
     f32 beta1, rest1, beta2, rest2, eps;
     explicit Moments(const RuleNumbers& n)
@@ -131,8 +131,8 @@ struct Adagrad : States<1, 1> {
     f32 direction(const Ratio& r) const { return div(r.above, add(r.root, eps)); }
 };
 
-// arXiv 1904.00962, algorithm 2, but for the trust ratio, which is part of the step size. The decay may also be left
-// to the driver.
+// arXiv 1904.00962, algorithm 2, but for the trust ratio, which is part of the step size. The decay may also
+// be left to the driver.
 struct Lamb : States<2, 2>, Moments {
     f32 size, lambda;
     bool decays;

@@ -1,5 +1,5 @@
-// The norms that trust ratios are made of: sums of squares over a range of blocks, in float64 and in the order of the
-// elements. A first pass over a tensor, which writes nothing to it.
+// The norms that trust ratios are made of: sums of squares over a range of blocks, in float64 and in the
+// order of the elements. A first pass over a tensor, which writes nothing to it.
 #pragma once
 
 #include "kernels/optimizer/step.inl.h"

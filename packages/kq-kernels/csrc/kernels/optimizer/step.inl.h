@@ -1,5 +1,5 @@
-// A range of blocks of one tensor through an optimizer step. A block of float32 is used where it lies; anything else
-// goes through buffers of one block.
+// A range of blocks of one tensor through an optimizer step. A block of float32 is used where it lies;
+// anything else goes through buffers of one block.
 #pragma once
 
 #include "kernels/optimizer/params.inl.h"
@@ -41,7 +41,8 @@ static inline void load_params(const StepArgs& a, const StepRange& r, float* to)
         widen_corrected(static_cast<const bf16*>(a.param) + r.start, a.correction + r.start, r.n, to);
         return;
     }
-    with_float_type(a.dtype, [&](auto t) { widen_n(static_cast<const decltype(t)*>(a.param) + r.start, r.n, to); });
+    with_float_type(a.dtype,
+                    [&](auto t) { widen_n(static_cast<const decltype(t)*>(a.param) + r.start, r.n, to); });
 }
 
 static inline void store_params(const StepArgs& a, const StepRange& r, const float* from) {
@@ -52,12 +53,14 @@ static inline void store_params(const StepArgs& a, const StepRange& r, const flo
         case Rounding::corrected: return narrow_corrected(from, r.n, brain, a.correction + r.start);
         case Rounding::nearest: break;
     }
-    with_float_type(a.dtype, [&](auto t) { narrow_n(from, r.n, static_cast<decltype(t)*>(a.param) + r.start); });
+    with_float_type(a.dtype,
+                    [&](auto t) { narrow_n(from, r.n, static_cast<decltype(t)*>(a.param) + r.start); });
 }
 
 static inline void load_gradients(const StepArgs& a, const StepRange& r, const float* p, float* to) {
     std::memset(to, 0, sizeof(float) * kStepBlock);
-    with_float_type(a.dtype, [&](auto t) { widen_n(static_cast<const decltype(t)*>(a.grad) + r.start, r.n, to); });
+    with_float_type(a.dtype,
+                    [&](auto t) { widen_n(static_cast<const decltype(t)*>(a.grad) + r.start, r.n, to); });
     if (a.gradient.unchanged()) return;
     const GradientNumbers& n = a.gradient;
     const f32 scale = set1(n.scale), sign = set1(n.sign), coupled = set1(n.coupled), factor = set1(n.factor);
@@ -88,8 +91,8 @@ static inline void find_inputs(const StepArgs& a, StepWork& w) {
     }
 }
 
-// The states: codes that the update decodes, values that it finds, or codes decoded here because their map is not a
-// dynamic one.
+// The states: codes that the update decodes, values that it finds, or codes decoded here because their map is
+// not a dynamic one.
 static inline void find_states(const StepArgs& a, StepWork& w) {
     const StepRange& r = w.range;
     for (int k = 0; k < kMostStates && k < a.states; ++k) {
@@ -122,7 +125,8 @@ static inline void find_states(const StepArgs& a, StepWork& w) {
 }
 
 template <bool kNegatives>
-static inline void encode_dynamic(const float* x, int64_t n, float scale, const Codebook8& book, uint8_t* codes) {
+static inline void encode_dynamic(const float* x, int64_t n, float scale, const Codebook8& book,
+                                  uint8_t* codes) {
     const DynamicEncoder<kNegatives> encode(book, scale);
     constexpr int kCodes = DynamicEncoder<kNegatives>::kCodes;
     for (int64_t i = 0; i < n; i += kCodes) encode(x + i, codes + i);
@@ -154,8 +158,7 @@ static inline void keep_states(const StepArgs& a, const StepWork& w) {
         }
         // The update does not know which elements are padding, or that it works for a coded state.
         const bool known = a.dynamic && r.whole();
-        const float scale =
-            known ? absmax_from_bits(w.update.state[k].largest) : block_absmax(values, r.n);
+        const float scale = known ? absmax_from_bits(w.update.state[k].largest) : block_absmax(values, r.n);
         s.absmax[r.block] = scale;
         encode_state(values, r, scale, *s.book, s.codes + r.start);
     }

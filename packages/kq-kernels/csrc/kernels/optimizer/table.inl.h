@@ -12,18 +12,9 @@ using Rmsprop11 = Rmsprop<true, true>;
 
 #define KQ_UPDATES(rule) {update<rule, false>, update<rule, true>}
 extern const Update updates[kRules][2] = {
-    KQ_UPDATES(Sgd),
-    KQ_UPDATES(Momentum),
-    KQ_UPDATES(Adam),
-    KQ_UPDATES(Amsgrad),
-    KQ_UPDATES(Ademamix),
-    KQ_UPDATES(Lion),
-    KQ_UPDATES(Rmsprop00),
-    KQ_UPDATES(Rmsprop01),
-    KQ_UPDATES(Rmsprop10),
-    KQ_UPDATES(Rmsprop11),
-    KQ_UPDATES(Adagrad),
-    KQ_UPDATES(Lamb),
+    KQ_UPDATES(Sgd),       KQ_UPDATES(Momentum),  KQ_UPDATES(Adam),      KQ_UPDATES(Amsgrad),
+    KQ_UPDATES(Ademamix),  KQ_UPDATES(Lion),      KQ_UPDATES(Rmsprop00), KQ_UPDATES(Rmsprop01),
+    KQ_UPDATES(Rmsprop10), KQ_UPDATES(Rmsprop11), KQ_UPDATES(Adagrad),   KQ_UPDATES(Lamb),
 };
 #undef KQ_UPDATES
 

@@ -1,5 +1,5 @@
-// One rule over the elements of a block: states are decoded and moved in registers, and their new values go where the
-// driver encodes them from.
+// One rule over the elements of a block: states are decoded and moved in registers, and their new values go
+// where the driver encodes them from.
 #pragma once
 
 #include "kernels/optimizer/rules.inl.h"
@@ -16,7 +16,7 @@ struct UpdateArgs {
         const uint8_t* codes;  // to decode with book and scale; else the state is read from values
         const Codebook8* book;
         float scale;
-        float* values;  // of the new state
+        float* values;     // of the new state
         uint32_t largest;  // out: bits of its largest magnitude, of a coded state
     } state[kMostStates];
     const RuleNumbers* numbers;
@@ -86,9 +86,9 @@ struct StateSources<Rule, kCoded, kState> {
     void finish(UpdateArgs&) const {}
 };
 
-// A processor looks ahead by two or three vectors only, while the chain from codes over a root and a quotient to a
-// parameter takes as long as five. So three vectors are under way: the codes of one are decoded, the states of the one
-// before it are moved, and the parameter of the first is.
+// A processor looks ahead by two or three vectors only, while the chain from codes over a root and a quotient
+// to a parameter takes as long as five. So three vectors are under way: the codes of one are decoded, the
+// states of the one before it are moved, and the parameter of the first is.
 template <class Rule, bool kCoded>
 static void update(UpdateArgs& a) {
     const Rule rule(*a.numbers);

@@ -36,7 +36,8 @@ struct DynamicEncoder {
     void operator()(const float* x, uint8_t* codes) const {
         i32 code[4], uncertain[4];
         for (int i = 0; i < 4; ++i) code[i] = code_of(load(x + i * W), uncertain + i);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), pack_bytes(code[0], code[1], code[2], code[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes),
+                            pack_bytes(code[0], code[1], code[2], code[3]));
         const i32 any = _mm256_or_si256(_mm256_or_si256(uncertain[0], uncertain[1]),
                                         _mm256_or_si256(uncertain[2], uncertain[3]));
         if (__builtin_expect(lanes(any) != 0, 0)) decide(uncertain, x, codes);
@@ -55,10 +56,11 @@ struct DynamicEncoder {
         const i32 estimate = as_bits(_mm256_max_ps(log, set1(kLogMagic)));
         const f32 k = above(magnitude, _mm256_permutevar8x32_ps(borders, estimate));
         const i32 segment = _mm256_sub_epi32(estimate, as_bits(k));
-        const f32 rank = fma(ratio, _mm256_permutevar8x32_ps(slope, segment),
-                             _mm256_permutevar8x32_ps(base, segment));
+        const f32 rank =
+            fma(ratio, _mm256_permutevar8x32_ps(slope, segment), _mm256_permutevar8x32_ps(base, segment));
         const i32 limited = as_bits(_mm256_min_ps(rank, _mm256_permutevar8x32_ps(top, segment)));
-        *uncertain = _mm256_cmpeq_epi32(_mm256_and_si256(limited, _mm256_set1_epi32(kRankCertain)), zero_i32());
+        *uncertain =
+            _mm256_cmpeq_epi32(_mm256_and_si256(limited, _mm256_set1_epi32(kRankCertain)), zero_i32());
         const i32 plain = _mm256_and_si256(_mm256_srli_epi32(limited, kRankShift), _mm256_set1_epi32(0xff));
         if (!kNegatives) return plain;
         // 127 + rank or 127 - rank; the latter not below 0, because -1 is not in the map.

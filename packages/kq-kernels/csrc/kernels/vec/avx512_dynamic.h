@@ -18,14 +18,13 @@ struct DynamicDecoder {
         const i32 code = load_u8(codes);
         const f32 place = add(_mm512_cvtepi32_ps(code), set1(kNegatives ? -127.0f : 1.0f));
         constexpr int kLargestMagnitude = 0x0b;
-        const f32 distance =
-            kNegatives ? _mm512_range_ps(place, set1(0.5f), kLargestMagnitude) : place;
+        const f32 distance = kNegatives ? _mm512_range_ps(place, set1(0.5f), kLargestMagnitude) : place;
         const i32 index = _mm512_srli_epi32(as_bits(distance), 23);
-        const f32 near = fma(_mm512_permutexvar_ps(index, slope), distance, _mm512_permutexvar_ps(index, base));
+        const f32 near =
+            fma(_mm512_permutexvar_ps(index, slope), distance, _mm512_permutexvar_ps(index, base));
         const i32 packed = _mm512_permutex2var_epi32(deltas_low, code, deltas_high);
         const i32 turned = _mm512_rorv_epi32(packed, _mm512_srli_epi32(code, 3));
-        const i32 value =
-            _mm512_add_epi32(as_bits(near), _mm512_and_si512(turned, _mm512_set1_epi32(15)));
+        const i32 value = _mm512_add_epi32(as_bits(near), _mm512_and_si512(turned, _mm512_set1_epi32(15)));
         if (!kNegatives) return as_floats(value);
         constexpr int kOrBoth = 0xf8;  // the first operand, or both others
         const i32 sign = _mm512_set1_epi32(INT32_MIN);
@@ -54,7 +53,8 @@ struct DynamicEncoder {
         for (int i = 0; i < 4; ++i) rank[i] = rank_of(load(x + i * W), uncertain + i);
         i32 bytes = bytes_of(rank);
         if (kNegatives) {
-            const __mmask64 negative = joined(sign_of(x), sign_of(x + W), sign_of(x + 2 * W), sign_of(x + 3 * W));
+            const __mmask64 negative =
+                joined(sign_of(x), sign_of(x + W), sign_of(x + 2 * W), sign_of(x + 3 * W));
             const i32 zero = _mm512_set1_epi8(127);
             // Saturated, because -1 is not in the map.
             bytes = _mm512_mask_subs_epu8(_mm512_add_epi8(bytes, zero), negative, zero, bytes);
@@ -94,14 +94,16 @@ struct DynamicEncoder {
 
     static i32 bytes_of(const i32 (&rank)[4]) {
         constexpr int kChoose = 0xca;  // the first operand's bits choose between the second and the third
-        const i32 low = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff), _mm512_srli_epi32(rank[0], kRankShift),
-                                                  _mm512_srli_epi32(rank[1], kRankShift - 8), kChoose);
-        const i32 high =
-            _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff0000), _mm512_slli_epi32(rank[2], 16 - kRankShift),
-                                      _mm512_slli_epi32(rank[3], 24 - kRankShift), kChoose);
+        const i32 low =
+            _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff), _mm512_srli_epi32(rank[0], kRankShift),
+                                      _mm512_srli_epi32(rank[1], kRankShift - 8), kChoose);
+        const i32 high = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff0000),
+                                                   _mm512_slli_epi32(rank[2], 16 - kRankShift),
+                                                   _mm512_slli_epi32(rank[3], 24 - kRankShift), kChoose);
         const i32 mixed = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xffff), low, high, kChoose);
         // Byte b of word w is element w of vector b.
-        const i32 within = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+        const i32 within =
+            _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
         const i32 across = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         return _mm512_permutexvar_epi32(across, _mm512_shuffle_epi8(mixed, within));
     }
