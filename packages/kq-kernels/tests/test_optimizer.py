@@ -1,4 +1,4 @@
-"""The fused steps: Adam against float64, within derived errors; rules with 8-bit state against 32."""
+"""The fused 8-bit Adam step against float64, element by element, within derived errors."""
 
 from __future__ import annotations
 

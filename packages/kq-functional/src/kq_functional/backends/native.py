@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
-from ..rules import ROUNDINGS, RULES
+from ..rules import ROUNDINGS, RULES, check_rule
 from .base import Backend, BackendNotInstalledError, Capability, Scales
 
 _NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
@@ -396,6 +396,7 @@ class NativeBackend(Backend):
 
 def _step_options(rule: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as the kernels take them: hyperparameters in the order of the rule."""
+    check_rule(rule)
     hyper = [options.pop(name) for name in RULES[rule].hyper]
     per_param = {name: list(options[name]) for name in ("corrections", "seeds")}
     return options | per_param | {"hyper": hyper, "threads": torch.get_num_threads()}
