@@ -11,6 +11,7 @@ static inline void with_float_type(DType dtype, Call call) {
         case DType::bfloat16: return call(bf16{});
         case DType::float16: return call(f16{});
         case DType::uint8:
+        case DType::int8:
         case DType::int32: return;  // refused by the bindings
     }
 }

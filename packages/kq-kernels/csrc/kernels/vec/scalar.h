@@ -33,6 +33,10 @@ static inline f32 sqrt(f32 a) { return std::sqrt(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
 static inline f32 keep_first(f32 v, int n) { return n > 0 ? v : 0.0f; }
 static inline f32 sums(const f32 (&v)[FEW_GROUP]) { return v[0]; }  // lane i has the sum of v[i]
+// Of two values, the second if one is NaN.
+static inline f32 max(f32 a, f32 b) { return a > b ? a : b; }
+// -1, 0 or 1; NaN for NaN.
+static inline f32 sign(f32 a) { return a > 0.0f ? 1.0f : a < 0.0f ? -1.0f : a; }
 
 static inline float to_float(float v) { return v; }
 static inline float to_float(bf16 v) { return float_from_bits(uint32_t{v.bits} << 16); }
@@ -91,10 +95,11 @@ template <class T>
 struct AbsMax {
     static constexpr int kLanes = 1;
     uint32_t bits = 0;
-    void update(const T* p) {
-        const uint32_t b = bits_of(to_float(*p)) & 0x7fffffffu;
+    void update(f32 v) {
+        const uint32_t b = bits_of(v) & 0x7fffffffu;
         bits = b > bits ? b : bits;
     }
+    void update(const T* p) { update(to_float(*p)); }
     uint32_t value() const { return bits; }
 };
 
