@@ -132,7 +132,7 @@ def test_empty_lists() -> None:
 def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for tile in (256, 512, 1 << 20):
-        monkeypatch.setattr(_torch_optimizer, "TILE", tile)
+        monkeypatch.setattr(_torch_optimizer, "CPU_TILE", tile)
         param, grad = tensors((1000,), torch.bfloat16)
         states = [encode(s, code) for s, code in zip(moments((1000,)), MAPS, strict=True)]
         codes, absmax = [s[0] for s in states], [s[1] for s in states]

@@ -105,8 +105,8 @@ def check_rule(rule: object) -> None:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
 
 
-def check_rounding(rounding: object, dtype: torch.dtype) -> None:
-    """Raise ValueError unless parameters of this dtype can be rounded so."""
+def check_rounding(rounding: object, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Raise ValueError unless parameters of this dtype can be rounded so; bfloat16 can any way."""
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
     if rounding != "nearest" and dtype != torch.bfloat16:
