@@ -15,6 +15,7 @@ const char* name_of(DType dtype) {
         case DType::bfloat16: return "bfloat16";
         case DType::float16: return "float16";
         case DType::uint8: return "uint8";
+        case DType::int8: return "int8";
     }
     return "";
 }
@@ -25,7 +26,7 @@ const char* name_of(DType dtype) {
 std::string quoted(const std::string& text) { return "'" + text + "'"; }
 
 DType dtype_of(const std::string& text, const char* name) {
-    for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::uint8}) {
+    for (DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::uint8, DType::int8}) {
         if (text == name_of(dtype)) return dtype;
     }
     type_error(std::string(name) + ": unknown dtype " + quoted(text));
@@ -39,8 +40,10 @@ DType dtype_of(const nb::dlpack::dtype& dtype, const char* name) {
         if (code == dtype_code::Float && dtype.bits == 16) return DType::float16;
         if (code == dtype_code::Bfloat && dtype.bits == 16) return DType::bfloat16;
         if (code == dtype_code::UInt && dtype.bits == 8) return DType::uint8;
+        if (code == dtype_code::Int && dtype.bits == 8) return DType::int8;
     }
-    type_error(std::string(name) + ": expected float32, bfloat16, float16 or uint8 elements, got type code " +
+    type_error(std::string(name) +
+               ": expected float32, bfloat16, float16, uint8 or int8 elements, got type code " +
                std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits");
 }
 
@@ -88,7 +91,7 @@ bool from_exchange(nb::handle object, const char* name, Array& out) {
 Array from_object(nb::handle object, const char* name, Access access) {
     Array out;
     // The exchange does not tell what is read-only.
-    if (access == Access::read && from_exchange(object, name, out)) return out;
+    if (access != Access::write && from_exchange(object, name, out)) return out;
     nb::ndarray<nb::c_contig, nb::device::cpu, nb::ro> readable;
     if (!nb::try_cast(object, readable, false)) {
         type_error(
@@ -97,7 +100,7 @@ Array from_object(nb::handle object, const char* name, Access access) {
             nb::type_name(object.type()).c_str());
     }
     nb::ndarray<nb::c_contig, nb::device::cpu> writable;
-    if (access == Access::write && !nb::try_cast(object, writable, false)) {
+    if (access != Access::read && !nb::try_cast(object, writable, false)) {
         value_error(std::string(name) + ": the array is read-only");
     }
     out.data = const_cast<void*>(static_cast<const void*>(readable.data()));
@@ -121,9 +124,11 @@ Array array(nb::handle object, const char* name, Access access, DTypes dtypes) {
     Array out = nb::isinstance<nb::tuple>(object) ? from_tuple(nb::borrow<nb::tuple>(object), name)
                                                   : from_object(object, name, access);
     if (out.data == nullptr && out.size > 0) value_error(std::string(name) + ": address is null");
-    std::string accepted;
     for (DType dtype : dtypes) {
         if (dtype == out.dtype) return out;
+    }
+    std::string accepted;
+    for (DType dtype : dtypes) {
         accepted += (accepted.empty() ? "" : ", ") + std::string(name_of(dtype));
     }
     type_error(std::string(name) + ": expected " + accepted + ", got " + name_of(out.dtype));
@@ -204,7 +209,7 @@ ScaleArrays scales(const Geometry& g, nb::handle absmax, nb::handle nested_absma
     return out;
 }
 
-Codebook8 codebook(const Array& values, const char* name) {
+std::shared_ptr<const Codebook8> codebook(const Array& values, const char* name) {
     const float* v = values.as<const float>();
     for (int i = 0; i < 256; ++i) {
         if (!std::isfinite(v[i]) || (i > 0 && v[i] < v[i - 1])) {

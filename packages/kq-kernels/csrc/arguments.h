@@ -29,7 +29,9 @@ struct Array {
     }
 };
 
-enum class Access { read, write };
+// write_exchanged: described by the exchange table of its type (exchange.h), an array is taken to be
+// writable. For lists of many arrays, where asking each of them would take longer than the work.
+enum class Access { read, write, write_exchanged };
 
 using DTypes = std::initializer_list<DType>;
 inline constexpr DTypes kFloats = {DType::float32, DType::bfloat16, DType::float16};
@@ -64,7 +66,7 @@ int64_t row_stride(std::optional<int64_t> given, int64_t cols);
 int64_t strided_size(int64_t rows, int64_t cols, int64_t stride, const char* name);
 
 // 256 finite values in ascending order.
-Codebook8 codebook(const Array& values, const char* name);
+std::shared_ptr<const Codebook8> codebook(const Array& values, const char* name);
 
 int thread_argument(int64_t threads);
 

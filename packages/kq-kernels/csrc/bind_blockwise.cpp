@@ -57,10 +57,11 @@ void quantize_blockwise(nb::handle x, nb::handle code, nb::handle codes, nb::han
     const Geometry g = geometry_8bit(rows, cols, blocksize);
     const int64_t stride = row_stride(given_stride, cols);
     const Array in = array(x, "x", Access::read, kFloats, strided_size(rows, cols, stride, "x"));
-    const Codebook8 book = codebook(array(code, "code", Access::read, {DType::float32}, 256), "code");
+    const std::shared_ptr<const Codebook8> book =
+        codebook(array(code, "code", Access::read, {DType::float32}, 256), "code");
     const Array out = array(codes, "codes", Access::write, {DType::uint8}, rows * cols);
     const Array scale = array(absmax, "absmax", Access::write, {DType::float32}, g.blocks());
-    const Quantize8Args args{in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, &book};
+    const Quantize8Args args{in.data, stride, in.dtype, out.as<uint8_t>(), scale.as<float>(), g, book.get()};
     run_blocks(kernels().quantize_blockwise, args, out, thread_argument(threads));
 }
 

@@ -1,121 +1,153 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <cmath>
 #include <vector>
 
 #include "arguments.h"
-#include "dispatch.h"
-#include "parallel.h"
+#include "optimizer.h"
 
 namespace kq {
 namespace {
 
-constexpr int64_t kBlocksPerThread = 64;
-
-struct AdamOptions {
-    double lr, beta1, beta2, eps, weight_decay;
-    bool decoupled, maximize;
-};
-
-// The constants of one step, computed in float64 and rounded once.
-Adam8Hyper hyper(const AdamOptions& o, int64_t step) {
-    const double t = static_cast<double>(step);
-    const double correction1 = 1.0 - std::pow(o.beta1, t);
-    const double correction2 = std::sqrt(1.0 - std::pow(o.beta2, t));
-    Adam8Hyper h;
-    h.beta1 = static_cast<float>(o.beta1);
-    h.beta2 = static_cast<float>(o.beta2);
-    h.one_minus_beta1 = static_cast<float>(1.0 - o.beta1);
-    h.one_minus_beta2 = static_cast<float>(1.0 - o.beta2);
-    h.step_size = static_cast<float>(o.lr * correction2 / correction1);
-    h.eps = static_cast<float>(o.eps * correction2);
-    h.decay = o.decoupled ? static_cast<float>(1.0 - o.lr * o.weight_decay) : 1.0f;
-    h.l2 = o.decoupled ? 0.0f : static_cast<float>(o.weight_decay);
-    h.grad_sign = o.maximize ? -1.0f : 1.0f;
-    return h;
-}
-
-void check_length(const nb::list& list, const char* name, size_t expected) {
-    if (list.size() == expected) return;
+void check_length(size_t length, const char* name, size_t expected) {
+    if (length == expected) return;
     throw nb::value_error((std::string(name) + ": expected a list of " + std::to_string(expected) + ", got " +
-                           std::to_string(list.size()))
+                           std::to_string(length))
                               .c_str());
 }
 
-void check_option(bool good, const char* name, const char* accepted, double value) {
-    if (good) return;
+Rounding rounding_named(const std::string& name) {
+    if (name == "nearest") return Rounding::nearest;
+    if (name == "stochastic") return Rounding::stochastic;
+    if (name == "corrected") return Rounding::corrected;
     throw nb::value_error(
-        (std::string(name) + ": expected a number that is " + accepted + ", got " + std::to_string(value))
-            .c_str());
+        ("rounding: expected 'nearest', 'stochastic' or 'corrected', got '" + name + "'").c_str());
 }
 
-// All blocks of all tensors are one range, so that many small tensors are as parallel as one large one.
-void step_all(const std::vector<Adam8Args>& tensors, int requested) {
-    std::vector<int64_t> starts{0};
-    for (const Adam8Args& t : tensors)
-        starts.push_back(starts.back() + (t.size + kAdamBlock - 1) / kAdamBlock);
-    const int threads = thread_count(starts.back(), kBlocksPerThread, requested);
-    const auto kernel = kernels().adam_8bit;
-    parallel_ranges(starts.back(), threads, [&](int64_t begin, int64_t end, int) {
-        for (size_t i = 0; i < tensors.size(); ++i) {
-            const int64_t first = std::max(begin, starts[i]);
-            const int64_t last = std::min(end, starts[i + 1]);
-            if (first < last) kernel(tensors[i], first - starts[i], last - starts[i]);
-        }
-    });
+// A call's arguments as they are checked, and the arrays that must stay alive until the step is done.
+struct Call {
+    StepOptions options;
+    Rounding rounding;
+    nb::list corrections;
+    const std::vector<int64_t>& seeds;
+    std::vector<StepArgs> tensors;
+    std::vector<Array> owners;
+
+    void* keep(nb::handle object, const char* name, Access access, DTypes dtypes, int64_t size) {
+        Array a = array(object, name, access, dtypes, size);
+        void* data = a.data;
+        if (a.owner) owners.push_back(std::move(a));
+        return data;
+    }
+};
+
+// All of a tensor but its states.
+StepArgs& add_tensor(Call& call, nb::handle param, nb::handle grad, int64_t step) {
+    if (step < 1)
+        throw nb::value_error(("steps: expected numbers from 1, got " + std::to_string(step)).c_str());
+    const size_t i = call.tensors.size();
+    StepArgs& t = call.tensors.emplace_back();
+    Array p = array(param, "params", Access::write_exchanged, kFloats);
+    t.param = p.data;
+    t.dtype = p.dtype;
+    t.size = p.size;
+    if (p.owner) call.owners.push_back(std::move(p));
+    t.grad = call.keep(grad, "grads", Access::read, {t.dtype}, t.size);
+    t.rule = call.options.spec->rule;
+    t.states = call.options.spec->states;
+    t.squares_of_gradients = call.options.spec->trust == Trust::lars;
+    t.rounding = call.rounding;
+    if (t.rounding != Rounding::nearest && t.dtype != DType::bfloat16) {
+        throw nb::value_error("rounding: expected 'nearest' for params that are not bfloat16");
+    }
+    if (t.rounding == Rounding::corrected) {
+        t.correction = static_cast<int8_t*>(
+            call.keep(call.corrections[i], "corrections", Access::write_exchanged, {DType::int8}, t.size));
+    }
+    if (t.rounding == Rounding::stochastic) t.randomness = randomness(call.seeds[i], step);
+    set_numbers(call.options, step, &t);
+    return t;
+}
+
+Call make_call(const std::string& rule, size_t n, const nb::list& grads, const std::vector<int64_t>& steps,
+               const std::vector<double>& hyper, double lr, double weight_decay, bool decoupled,
+               bool maximize, double grad_scale, const std::string& rounding, const nb::list& corrections,
+               const std::vector<int64_t>& seeds) {
+    const StepOptions options{&rule_spec(rule), lr, weight_decay, grad_scale, decoupled, maximize, hyper};
+    check_options(options);
+    Call call{options, rounding_named(rounding), corrections, seeds, {}, {}};
+    check_length(grads.size(), "grads", n);
+    check_length(steps.size(), "steps", n);
+    check_length(corrections.size(), "corrections", call.rounding == Rounding::corrected ? n : 0);
+    check_length(seeds.size(), "seeds", call.rounding == Rounding::stochastic ? n : 0);
+    call.tensors.reserve(n);
+    return call;
+}
+
+void run(Call& call, int64_t threads) {
+    const int count = thread_argument(threads);
+    nb::gil_scoped_release unlocked;
+    step_all(call.options, call.tensors, count);
 }
 
 void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grads, nb::list codes,
-                         nb::list absmax, nb::list code_maps, const std::vector<int64_t>& steps, double lr,
-                         double beta1, double beta2, double eps, double weight_decay, bool decoupled,
-                         bool maximize, int64_t threads) {
-    if (rule != "adam") throw nb::value_error(("rule: expected 'adam', got '" + rule + "'").c_str());
+                         nb::list absmax, nb::list code_maps, const std::vector<int64_t>& steps,
+                         const std::vector<double>& hyper, double lr, double weight_decay, bool decoupled,
+                         bool maximize, double grad_scale, const std::string& rounding, nb::list corrections,
+                         const std::vector<int64_t>& seeds, int64_t threads) {
     const size_t n = params.size();
-    check_length(grads, "grads", n);
-    check_length(codes, "codes", 2 * n);
-    check_length(absmax, "absmax", 2 * n);
-    check_length(code_maps, "code_maps", 2);
-    if (steps.size() != n) {
-        throw nb::value_error(
-            ("steps: expected a list of " + std::to_string(n) + ", got " + std::to_string(steps.size()))
-                .c_str());
+    Call call = make_call(rule, n, grads, steps, hyper, lr, weight_decay, decoupled, maximize, grad_scale,
+                          rounding, corrections, seeds);
+    const RuleSpec& spec = *call.options.spec;
+    const size_t states = static_cast<size_t>(spec.states);
+    if (states == 0) throw nb::value_error(("rule: '" + rule + "' has no state to keep in 8 bits").c_str());
+    check_length(codes.size(), "codes", states * n);
+    check_length(absmax.size(), "absmax", states * n);
+    check_length(code_maps.size(), "code_maps", states);
+    std::vector<std::shared_ptr<const Codebook8>> books;
+    bool dynamic = true;
+    for (size_t k = 0; k < states; ++k) {
+        books.push_back(
+            codebook(array(code_maps[k], "code_maps", Access::read, {DType::float32}, 256), "code_maps"));
+        const bool negatives = (spec.unsigned_states >> k & 1) == 0;
+        dynamic = dynamic && books[k]->dynamic.regular && books[k]->dynamic.negatives == negatives;
     }
-    check_option(beta1 >= 0 && beta1 < 1, "beta1", "at least 0 and below 1", beta1);
-    check_option(beta2 >= 0 && beta2 < 1, "beta2", "at least 0 and below 1", beta2);
-    check_option(std::isfinite(lr), "lr", "finite", lr);
-    check_option(std::isfinite(eps) && eps >= 0, "eps", "finite and not negative", eps);
-    check_option(std::isfinite(weight_decay), "weight_decay", "finite", weight_decay);
-    const AdamOptions options{lr, beta1, beta2, eps, weight_decay, decoupled, maximize};
-    const Codebook8 map1 =
-        codebook(array(code_maps[0], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
-    const Codebook8 map2 =
-        codebook(array(code_maps[1], "code_maps", Access::read, {DType::float32}, 256), "code_maps");
-
-    std::vector<Array> kept;
-    std::vector<Adam8Args> tensors;
-    kept.reserve(6 * n);
-    tensors.reserve(n);
-    const auto keep = [&](Array a) -> const Array& { return kept.emplace_back(std::move(a)); };
     for (size_t i = 0; i < n; ++i) {
-        if (steps[i] < 1) {
-            throw nb::value_error(
-                ("steps: expected numbers from 1, got " + std::to_string(steps[i])).c_str());
+        StepArgs& t = add_tensor(call, params[i], grads[i], steps[i]);
+        const int64_t blocks = (t.size + kStepBlock - 1) / kStepBlock;
+        t.coded = true;
+        t.dynamic = dynamic;
+        for (size_t k = 0; k < states; ++k) {
+            StateArrays& s = t.state[k];
+            s.book = books[k].get();
+            s.codes = static_cast<uint8_t*>(
+                call.keep(codes[k * n + i], "codes", Access::write_exchanged, {DType::uint8}, t.size));
+            s.absmax = static_cast<float*>(
+                call.keep(absmax[k * n + i], "absmax", Access::write_exchanged, {DType::float32}, blocks));
         }
-        const Array& param = keep(array(params[i], "params", Access::write, kFloats));
-        const int64_t blocks = (param.size + kAdamBlock - 1) / kAdamBlock;
-        const Array& grad = keep(array(grads[i], "grads", Access::read, {param.dtype}, param.size));
-        const Array& codes1 = keep(array(codes[i], "codes", Access::write, {DType::uint8}, param.size));
-        const Array& codes2 = keep(array(codes[n + i], "codes", Access::write, {DType::uint8}, param.size));
-        const Array& absmax1 = keep(array(absmax[i], "absmax", Access::write, {DType::float32}, blocks));
-        const Array& absmax2 = keep(array(absmax[n + i], "absmax", Access::write, {DType::float32}, blocks));
-        tensors.push_back({param.data, grad.data, param.dtype, codes1.as<uint8_t>(), codes2.as<uint8_t>(),
-                           absmax1.as<float>(), absmax2.as<float>(), param.size, &map1, &map2,
-                           hyper(options, steps[i])});
     }
-    const int count = thread_argument(threads);
-    nb::gil_scoped_release unlocked;
-    step_all(tensors, count);
+    run(call, threads);
+}
+
+void optimizer_step_32bit(const std::string& rule, nb::list params, nb::list grads, nb::list states,
+                          const std::vector<int64_t>& steps, const std::vector<double>& hyper, double lr,
+                          double weight_decay, bool decoupled, bool maximize, double grad_scale,
+                          const std::string& rounding, nb::list corrections,
+                          const std::vector<int64_t>& seeds, int64_t threads) {
+    const size_t n = params.size();
+    Call call = make_call(rule, n, grads, steps, hyper, lr, weight_decay, decoupled, maximize, grad_scale,
+                          rounding, corrections, seeds);
+    const size_t count = static_cast<size_t>(call.options.spec->states);
+    check_length(states.size(), "states", count * n);
+    for (size_t i = 0; i < n; ++i) {
+        StepArgs& t = add_tensor(call, params[i], grads[i], steps[i]);
+        t.coded = false;
+        for (size_t k = 0; k < count; ++k) {
+            t.state[k].values = static_cast<float*>(
+                call.keep(states[k * n + i], "states", Access::write_exchanged, {DType::float32}, t.size));
+        }
+    }
+    run(call, threads);
 }
 
 }  // namespace
@@ -123,8 +155,13 @@ void optimizer_step_8bit(const std::string& rule, nb::list params, nb::list grad
 void bind_optimizer(nb::module_& m) {
     using namespace nb::literals;
     m.def("optimizer_step_8bit", &optimizer_step_8bit, "rule"_a, "params"_a, "grads"_a, "codes"_a, "absmax"_a,
-          "code_maps"_a, "steps"_a, "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "decoupled"_a,
-          "maximize"_a, "threads"_a = 0);
+          "code_maps"_a, "steps"_a, "hyper"_a, "lr"_a, "weight_decay"_a = 0.0, "decoupled"_a = false,
+          "maximize"_a = false, "grad_scale"_a = 1.0, "rounding"_a = "nearest", "corrections"_a = nb::list(),
+          "seeds"_a = std::vector<int64_t>(), "threads"_a = 0);
+    m.def("optimizer_step_32bit", &optimizer_step_32bit, "rule"_a, "params"_a, "grads"_a, "states"_a,
+          "steps"_a, "hyper"_a, "lr"_a, "weight_decay"_a = 0.0, "decoupled"_a = false, "maximize"_a = false,
+          "grad_scale"_a = 1.0, "rounding"_a = "nearest", "corrections"_a = nb::list(),
+          "seeds"_a = std::vector<int64_t>(), "threads"_a = 0);
 }
 
 }  // namespace kq

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
+#include <mutex>
 
 namespace kq {
 namespace {
@@ -52,6 +54,23 @@ Codebook4 make_4bit(const uint32_t (&bits_by_code)[16], const int32_t (&code_of_
     return book;
 }
 
+Codebook8 make_8bit(const float* values) {
+    Codebook8 book;
+    std::copy(values, values + 256, book.values);
+    book.tree[0] = 0.0;
+    for (int level = 0; level < 8; ++level) {
+        for (int path = 0; path < 1 << level; ++path) {
+            book.tree[(1 << level) + reversed_bits(path, level)] =
+                tree_threshold(book.values, 256, level, path);
+        }
+    }
+    int zero = 0;
+    while (zero < 255 && 0.0 > midpoint(book.values, zero)) ++zero;
+    book.zero = static_cast<uint8_t>(zero);
+    book.dynamic = dynamic_map(values);
+    return book;
+}
+
 }  // namespace
 
 const Codebook4& codebook_4bit(QuantType type) {
@@ -67,20 +86,18 @@ const Codebook4& codebook_4bit(QuantType type) {
     return type == QuantType::nf4 ? nf4 : fp4;
 }
 
-Codebook8 codebook_8bit(const float* values) {
-    Codebook8 book;
-    std::copy(values, values + 256, book.values);
-    book.tree[0] = 0.0;
-    for (int level = 0; level < 8; ++level) {
-        for (int path = 0; path < 1 << level; ++path) {
-            book.tree[(1 << level) + reversed_bits(path, level)] =
-                tree_threshold(book.values, 256, level, path);
-        }
+std::shared_ptr<const Codebook8> codebook_8bit(const float* values) {
+    static std::mutex mutex;
+    static std::shared_ptr<const Codebook8> recent[4];
+    static size_t oldest = 0;
+    const std::lock_guard lock(mutex);
+    for (const auto& book : recent) {
+        // As bytes: -0.0 and 0.0 are different values to decode to.
+        if (book != nullptr && std::memcmp(book->values, values, sizeof book->values) == 0) return book;
     }
-    int zero = 0;
-    while (zero < 255 && 0.0 > midpoint(book.values, zero)) ++zero;
-    book.zero = static_cast<uint8_t>(zero);
-    return book;
+    auto& replaced = recent[oldest++ % 4];
+    replaced = std::make_shared<const Codebook8>(make_8bit(values));
+    return replaced;
 }
 
 }  // namespace kq

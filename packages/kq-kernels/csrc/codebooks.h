@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+
+#include "dynamic_map.h"
 
 namespace kq {
 
@@ -29,6 +32,7 @@ struct Codebook8 {
     float values[256];
     double tree[256];
     uint8_t zero;
+    DynamicMap dynamic;
 };
 
 static inline uint8_t reversed_bits(int value, int count) {
@@ -41,7 +45,17 @@ static inline uint8_t reversed_bits(int value, int count) {
 enum class QuantType { nf4, fp4 };
 const Codebook4& codebook_4bit(QuantType type);
 
-// `values`: 256 finite numbers in ascending order (checked by the caller).
-Codebook8 codebook_8bit(const float* values);
+// `values`: 256 finite numbers in ascending order (checked by the caller). Recent codebooks are kept, as
+// those of an optimizer come back at every step.
+std::shared_ptr<const Codebook8> codebook_8bit(const float* values);
+
+// The nearest code of one value, decided exactly. For a scale that has ratios.
+static inline uint8_t nearest_code(const Codebook8& book, float x, float scale) {
+    int path = 0;
+    for (int level = 0; level < 8; ++level) {
+        path |= (x > book.tree[(1 << level) + path] * static_cast<double>(scale) ? 1 : 0) << level;
+    }
+    return reversed_bits(path, 8);
+}
 
 }  // namespace kq

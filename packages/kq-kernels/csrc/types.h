@@ -7,14 +7,15 @@
 
 namespace kq {
 
-enum class DType { float32, bfloat16, float16, uint8 };
+enum class DType { float32, bfloat16, float16, uint8, int8 };
 
 static inline int64_t itemsize(DType dtype) {
     switch (dtype) {
         case DType::float32: return 4;
         case DType::bfloat16:
         case DType::float16: return 2;
-        case DType::uint8: return 1;
+        case DType::uint8:
+        case DType::int8: return 1;
     }
     return 0;
 }

@@ -86,13 +86,20 @@ def adam_arguments() -> dict:
         "absmax": [np.zeros(1, np.float32), np.zeros(1, np.float32)],
         "code_maps": [code, code],
         "steps": [1],
+        "hyper": [0.9, 0.99, 1e-8],
         "lr": 1e-3,
-        "beta1": 0.9,
-        "beta2": 0.99,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "decoupled": True,
-        "maximize": False,
+    }
+
+
+def lars_arguments() -> dict:
+    return {
+        "rule": "lars",
+        "params": [np.ones(8, np.float32)],
+        "grads": [np.ones(8, np.float32)],
+        "states": [np.zeros(8, np.float32)],
+        "steps": [1],
+        "hyper": [0.9, 0, 0, 1e-8, 0.01],
+        "lr": 1e-3,
     }
 
 
@@ -127,7 +134,8 @@ def read_only(a: np.ndarray) -> np.ndarray:
 
 descending = np.linspace(1, -1, 256).astype(np.float32)
 QUANTIZE, DEQUANTIZE, BLOCKWISE = quantize_arguments, dequantize_arguments, blockwise_arguments
-LINEAR, BACKWARD, ADAM = linear_arguments, backward_arguments, adam_arguments
+LINEAR, BACKWARD = linear_arguments, backward_arguments
+ADAM, LARS = adam_arguments, lars_arguments
 GROUPED, GROUPED_BACKWARD = grouped_arguments, grouped_backward_arguments
 # Arguments that are right, the name of one, a wrong value for it, the exception and its message.
 WRONG = [
@@ -201,20 +209,32 @@ WRONG = [
     (GROUPED_BACKWARD, "counts", [4, 0, 2], ValueError, "grad: expected 12 elements, got 10"),
     (GROUPED_BACKWARD, "out", np.zeros((5, 63), np.float32), ValueError, "out: expected 320"),
     (GROUPED_BACKWARD, "row_stride", 1, ValueError, "row_stride: expected at least the 2"),
-    (ADAM, "rule", "lion", ValueError, "rule: expected 'adam', got 'lion'"),
+    (ADAM, "rule", "adamw", ValueError, "rule: expected one of 'sgd', 'momentum', .* got 'adamw'"),
+    (ADAM, "rule", "sgd", ValueError, "hyper: expected 0 numbers for rule 'sgd', got 3"),
     (ADAM, "grads", [], ValueError, "grads: expected a list of 1, got 0"),
     (ADAM, "grads", [np.ones(8, np.float16)], TypeError, "grads: expected float32"),
     (ADAM, "grads", [np.ones(7, np.float32)], ValueError, "grads: expected 8"),
+    (ADAM, "params", [read_only(np.ones(8, np.float32))], ValueError, "params: .* read-only"),
     (ADAM, "codes", [np.zeros(8, np.uint8)], ValueError, "codes: expected a list of 2"),
     (ADAM, "absmax", [np.zeros(2, np.float32)] * 2, ValueError, "absmax: expected 1"),
     (ADAM, "code_maps", [descending, descending], ValueError, "code_maps"),
-    (ADAM, "beta1", 1.0, ValueError, "beta1: expected a number that is at least 0 and below 1"),
-    (ADAM, "beta2", -0.1, ValueError, "beta2: expected a number"),
-    (ADAM, "eps", -1.0, ValueError, "eps: expected a number that is finite and not negative"),
+    (ADAM, "hyper", [0.9, 0.99], ValueError, "hyper: expected 3 numbers for rule 'adam', got 2"),
+    (ADAM, "hyper", [1.0, 0.9, 0], ValueError, "beta1: expected a number that is at least 0 and"),
+    (ADAM, "hyper", [0.9, -0.1, 0], ValueError, "beta2: expected a number"),
+    (ADAM, "hyper", [0.9, 0.9, -1], ValueError, "eps: expected a number that is finite and not"),
     (ADAM, "lr", float("nan"), ValueError, "lr: expected a number that is finite"),
     (ADAM, "weight_decay", float("inf"), ValueError, "weight_decay: expected a number"),
+    (ADAM, "grad_scale", 0.0, ValueError, "grad_scale: expected a number that is finite and above"),
+    (ADAM, "rounding", "up", ValueError, "rounding: expected 'nearest', 'stochastic' or .* 'up'"),
+    (ADAM, "rounding", "stochastic", ValueError, "seeds: expected a list of 1, got 0"),
+    (ADAM, "seeds", [1], ValueError, "seeds: expected a list of 0, got 1"),
+    (ADAM, "corrections", [np.zeros(8, np.int8)], ValueError, "corrections: expected a list of 0"),
     (ADAM, "steps", [0], ValueError, "steps: expected numbers from 1, got 0"),
     (ADAM, "steps", [1, 2], ValueError, "steps: expected a list of 1, got 2"),
+    (LARS, "decoupled", True, ValueError, "decoupled: expected False for rule 'lars', got True"),
+    (LARS, "states", [], ValueError, "states: expected a list of 1, got 0"),
+    (LARS, "states", [np.zeros(8, np.float16)], TypeError, "states: expected float32"),
+    (LARS, "hyper", [0.9, 0, 2, 0, 1], ValueError, "nesterov: expected a number that is 0 or 1"),
 ]  # fmt: skip
 FUNCTIONS = {
     quantize_arguments: kq_kernels.quantize_4bit,
@@ -225,6 +245,7 @@ FUNCTIONS = {
     grouped_arguments: kq_kernels.linear_4bit_grouped,
     grouped_backward_arguments: kq_kernels.linear_4bit_grouped_backward,
     adam_arguments: kq_kernels.optimizer_step_8bit,
+    lars_arguments: kq_kernels.optimizer_step_32bit,
 }
 
 

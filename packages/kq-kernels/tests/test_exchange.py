@@ -141,7 +141,7 @@ WIDE = np.repeat(X, 2, axis=1)
         (Described(WIDE[:, :K]), TypeError, "x: expected a row-major contiguous array"),
         (Described(np.asfortranarray(X)), TypeError, "x: expected a row-major contiguous"),
         (Described(X, device_type=CUDA), TypeError, "x: expected .* array in CPU memory"),
-        (Described(X, lanes=2), TypeError, "x: expected float32, bfloat16, float16 or uint8"),
+        (Described(X, lanes=2), TypeError, "x: expected float32, bfloat16, float16, uint8 or"),
         (Described(X.astype(np.float64)), TypeError, "x: expected float32, .* with 64 bits"),
         (Described(CODE_BYTES), TypeError, "x: expected float32, bfloat16, float16, got uint8"),
         (Described(X[:1]), ValueError, "x: expected 128 elements, got 64"),

@@ -65,6 +65,7 @@ def exercise(side: str) -> None:
         return against_guard_page(array, side)
 
     code = guarded(definition.dynamic_map(signed=True))
+    unsigned = guarded(definition.dynamic_map(signed=False))
     offset = guarded(np.ones(1, np.float32))
     for dtype in (np.float32, np.float16):
         for rows, cols, blocksize in [
@@ -99,10 +100,22 @@ def exercise(side: str) -> None:
             values = [guarded(np.ones(size, dtype)) for _ in range(2)]
             codes = [guarded(np.zeros(size, np.uint8)) for _ in range(2)]
             absmax = [guarded(np.zeros(-(-size // 256), np.float32)) for _ in range(2)]
-            kq_kernels.optimizer_step_8bit(
-                "adam", values[:1], values[1:], codes, absmax, [code, code], [1],
-                1e-3, 0.9, 0.99, 1e-8, 0.0, True, False,
-            )  # fmt: skip
+            for maps in ([code, code], [code, unsigned]):
+                kq_kernels.optimizer_step_8bit(
+                    "adam",
+                    values[:1],
+                    values[1:],
+                    codes,
+                    absmax,
+                    maps,
+                    [1],
+                    [0.9, 0.99, 1e-8],
+                    1e-3,
+                )
+            states = [guarded(np.zeros(size, np.float32)) for _ in range(2)]
+            kq_kernels.optimizer_step_32bit(
+                "lamb", values[:1], values[1:], states, [1], [0.9, 0.99, 1e-8, 1], 1e-3
+            )
 
 
 def exercise_bf16(side: str) -> None:

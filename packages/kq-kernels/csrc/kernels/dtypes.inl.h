@@ -10,7 +10,8 @@ static inline void with_float_type(DType dtype, Call call) {
         case DType::float32: return call(float{});
         case DType::bfloat16: return call(bf16{});
         case DType::float16: return call(f16{});
-        case DType::uint8: return;  // refused by the bindings
+        case DType::uint8:
+        case DType::int8: return;  // refused by the bindings
     }
 }
 

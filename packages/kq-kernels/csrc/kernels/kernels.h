@@ -6,6 +6,7 @@
 #pragma once
 
 #include "codebooks.h"
+#include "kernels/optimizer/args.h"
 #include "types.h"
 
 namespace kq {
@@ -88,31 +89,6 @@ struct PackArgs {
     bool transposed = false;  // for the product with W transposed
 };
 
-struct Adam8Hyper {
-    float beta1, beta2, one_minus_beta1, one_minus_beta2;
-    float step_size;  // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
-    float eps;        // eps * sqrt(1 - beta2^t)
-    float decay;      // decoupled: factor on the parameter, 1 - lr * weight_decay; else 1
-    float l2;         // coupled: weight_decay added to the gradient; else 0
-    float grad_sign;  // -1 to maximize
-};
-
-constexpr int64_t kAdamBlock = 256;
-
-struct Adam8Args {
-    void* param;
-    const void* grad;
-    DType dtype;
-    uint8_t* codes1;
-    uint8_t* codes2;
-    float* absmax1;
-    float* absmax2;
-    int64_t size;
-    const Codebook8* book1;
-    const Codebook8* book2;
-    Adam8Hyper hyper;
-};
-
 constexpr int kFewRows = 4;
 
 // x W^T for at most kFewRows rows of x. `scratch` holds scratch(geometry) floats for each thread.
@@ -141,7 +117,8 @@ struct Kernels {
     void (*dequantize_4bit)(const Dequantize4Args&, int64_t block_begin, int64_t block_end);
     void (*quantize_blockwise)(const Quantize8Args&, int64_t block_begin, int64_t block_end);
     void (*dequantize_blockwise)(const Dequantize8Args&, int64_t block_begin, int64_t block_end);
-    void (*adam_8bit)(const Adam8Args&, int64_t block_begin, int64_t block_end);
+    void (*optimizer_step)(const StepArgs&, int64_t block_begin, int64_t block_end);
+    void (*optimizer_squares)(const StepArgs&, int64_t block_begin, int64_t block_end, Squares*);
     FewKernels few;
     ManyKernels many;
     ManyKernels many_bf16;  // for bfloat16

@@ -9,7 +9,8 @@
     void dequantize_4bit(const Dequantize4Args&, int64_t, int64_t);                        \
     void quantize_blockwise(const Quantize8Args&, int64_t, int64_t);                       \
     void dequantize_blockwise(const Dequantize8Args&, int64_t, int64_t);                   \
-    void adam_8bit(const Adam8Args&, int64_t, int64_t);                                    \
+    void optimizer_step(const StepArgs&, int64_t, int64_t);                                \
+    void optimizer_squares(const StepArgs&, int64_t, int64_t, Squares*);                   \
     int64_t few_stride(int64_t);                                                           \
     int64_t few_scratch(const Geometry&);                                                  \
     void few_pack(const PackArgs&);                                                        \
@@ -22,7 +23,8 @@
                                     dequantize_4bit,                                       \
                                     quantize_blockwise,                                    \
                                     dequantize_blockwise,                                  \
-                                    adam_8bit,                                             \
+                                    optimizer_step,                                        \
+                                    optimizer_squares,                                     \
                                     {few_stride, few_scratch, few_pack, few_multiply},     \
                                     {many_packed, many_scratch, many_pack, many_multiply}, \
                                     {many_packed, many_scratch, many_pack, many_multiply}, \

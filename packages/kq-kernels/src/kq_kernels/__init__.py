@@ -2,12 +2,17 @@
 
 The package knows nothing of torch or NumPy. An array argument is either a row-major contiguous
 CPU array that speaks DLPack or the buffer protocol (NumPy's, for instance), or a tuple
-``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``, ``"float16"``
-or ``"uint8"``. An array that is only read is described by DLPack's C exchange table if its type
+``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``, ``"float16"``,
+``"uint8"`` or ``"int8"``. An array that is only read is described by DLPack's C exchange table if its type
 has one (``__dlpack_c_exchange_api__``, as torch's tensors have), at the cost of a tuple. Dtypes,
 sizes and null addresses are checked before anything is written; a wrong argument raises TypeError
 or ValueError that names it. The interpreter's lock is released while a kernel runs. ``threads=0``
 lets OpenMP choose.
+
+``optimizer_step_8bit`` and ``optimizer_step_32bit`` step a list of tensors; ``hyper`` are the
+hyperparameters of the rule in the order that README.md gives. ``codes``, ``absmax`` and ``states``
+list state 1 of all tensors, then state 2 of all. What is written may come through the exchange
+table there, which does not tell whether an array is read-only: that it is not is the caller's word.
 
 The rows of the unquantized input (``x``, ``grad``) may lie apart: ``row_stride``, at least the
 length of a row, is the distance in elements from one row to the next (None: no gap). The argument
@@ -38,6 +43,7 @@ from kq_kernels._native import (
     linear_4bit_grouped,
     linear_4bit_grouped_backward,
     optimizer_step_8bit,
+    optimizer_step_32bit,
     quantize_4bit,
     quantize_blockwise,
 )
@@ -54,6 +60,7 @@ __all__ = [
     "linear_4bit_grouped",
     "linear_4bit_grouped_backward",
     "optimizer_step_8bit",
+    "optimizer_step_32bit",
     "quantize_4bit",
     "quantize_blockwise",
     "set_isa",

@@ -7,15 +7,14 @@ does not tell is checked here: dtype, device and the distance between rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
-from ._torch_optimizer import step_8bit
+from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, QUANT_TYPES, dtype_name
+from ..rules import RULES, check_rule
+from ._step_capabilities import step_capabilities
 from .base import Backend, BackendNotInstalledError, Capability, Scales
 
 _NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
@@ -36,18 +35,11 @@ _CAPABILITIES = (
     _four_bit("linear_4bit_backward"),
     _four_bit("linear_4bit_grouped"),
     _four_bit("linear_4bit_grouped_backward"),
-    Capability(
-        "optimizer_step_8bit",
-        _DTYPES,
-        _CPU,
-        blocksizes=frozenset({OPTIMIZER_BLOCKSIZE}),
-        rules=frozenset({"adam"}),
-    ),
+    *step_capabilities(_CPU),
 )
 
 
 _Array = tuple[int, int, str]
-_dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
 
 
 def _array(tensor: Tensor) -> _Array:
@@ -76,15 +68,6 @@ def _rows(name: str, tensor: Tensor) -> tuple[_Array, int | None]:
 
 def _optional(tensor: Tensor | None) -> _Array | None:
     return None if tensor is None else _array(tensor)
-
-
-def _arrays(tensors: Sequence[Tensor]) -> list[_Array]:
-    dtypes = set(map(_dtype, tensors))
-    name = _NAMES.get(dtypes.pop()) if len(dtypes) == 1 else None
-    if name is None or not all(map(_is_cpu, tensors)):
-        return [_array(tensor) for tensor in tensors]
-    # Many small tensors: all at once takes a fraction of the time.
-    return list(zip(map(Tensor.data_ptr, tensors), map(Tensor.numel, tensors), repeat(name)))
 
 
 class NativeBackend(Backend):
@@ -365,32 +348,46 @@ class NativeBackend(Backend):
         absmax: Sequence[Tensor],
         code_maps: Sequence[Tensor],
         steps: Sequence[int],
-        *,
-        grad_scale: float,
-        rounding: str,
-        corrections: Sequence[Tensor],
-        seeds: Sequence[int],
         **options: Any,
     ) -> None:
-        """See `Backend.optimizer_step_8bit`."""
-        if rounding != "nearest":
-            raise NotImplementedError(f"rounding must be 'nearest', got {rounding!r}")
-        if grad_scale != 1:  # which the kernels know nothing of
-            options |= {"grad_scale": grad_scale, "rounding": rounding}
-            options |= {"corrections": corrections, "seeds": seeds}
-            step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
-            return
+        """See `Backend.optimizer_step_8bit`: the kernels look at the tensors themselves."""
         self._kernels.optimizer_step_8bit(
             rule,
-            _arrays(params),
-            _arrays(grads),
-            _arrays(codes),
-            _arrays(absmax),
-            _arrays(code_maps),
+            list(params),
+            list(grads),
+            list(codes),
+            list(absmax),
+            list(code_maps),
             list(steps),
-            **options,
-            threads=torch.get_num_threads(),
+            **_step_options(rule, options),
         )
+
+    def optimizer_step_32bit(
+        self,
+        rule: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[Tensor],
+        steps: Sequence[int],
+        **options: Any,
+    ) -> None:
+        """See `Backend.optimizer_step_32bit`."""
+        self._kernels.optimizer_step_32bit(
+            rule,
+            list(params),
+            list(grads),
+            list(states),
+            list(steps),
+            **_step_options(rule, options),
+        )
+
+
+def _step_options(rule: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as the kernels take them: hyperparameters in the order of the rule."""
+    check_rule(rule)
+    hyper = [options.pop(name) for name in RULES[rule].hyper]
+    per_param = {name: list(options[name]) for name in ("corrections", "seeds")}
+    return options | per_param | {"hyper": hyper, "threads": torch.get_num_threads()}
 
 
 def load() -> NativeBackend:

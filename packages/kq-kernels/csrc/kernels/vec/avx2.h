@@ -23,6 +23,14 @@ static inline f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm256_div_ps(a, b); }
 static inline f32 sqrt(f32 a) { return _mm256_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
+// Of two values, the second if one is NaN.
+static inline f32 max(f32 a, f32 b) { return _mm256_max_ps(a, b); }
+// -1, 0 or 1; NaN for NaN.
+static inline f32 sign(f32 a) {
+    const __m256 sign_bit = set1(-0.0f);
+    const __m256 signed_one = _mm256_or_ps(_mm256_and_ps(a, sign_bit), set1(1.0f));
+    return _mm256_blendv_ps(a, signed_one, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+}
 static inline float sum(f32 a) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -103,10 +111,11 @@ template <>
 struct AbsMax<float> {
     static constexpr int kLanes = W;
     __m256i bits = _mm256_setzero_si256();
-    void update(const float* p) {
-        const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-        bits = _mm256_max_epi32(bits, _mm256_and_si256(loaded, _mm256_set1_epi32(0x7fffffff)));
+    void update(f32 v) {
+        const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
+        bits = _mm256_max_epi32(bits, magnitude);
     }
+    void update(const float* p) { update(load(p)); }
     uint32_t value() const { return largest_lane(bits); }
 };
 

@@ -23,6 +23,17 @@ static inline f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
 static inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
 static inline f32 sqrt(f32 a) { return _mm512_sqrt_ps(a); }
 static inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+// Of two values, the second if one is NaN.
+static inline f32 max(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+// -1, 0 or 1; NaN for NaN.
+static inline f32 sign(f32 a) {
+    constexpr int kChoose = 0xca;  // the first operand's bits choose between the second and the third
+    const __m512i one = _mm512_castps_si512(set1(1.0f));
+    const __m512i signed_one =
+        _mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(a), one, kChoose);
+    const __mmask16 ordered = _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    return _mm512_mask_mov_ps(a, ordered, _mm512_castsi512_ps(signed_one));
+}
 static inline float sum(f32 a) { return _mm512_reduce_add_ps(a); }
 
 static inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -86,10 +97,11 @@ template <>
 struct AbsMax<float> {
     static constexpr int kLanes = W;
     __m512i bits = _mm512_setzero_si512();
-    void update(const float* p) {
-        const __m512i magnitude = _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(0x7fffffff));
+    void update(f32 v) {
+        const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
         bits = _mm512_max_epi32(bits, magnitude);
     }
+    void update(const float* p) { update(load(p)); }
     uint32_t value() const { return static_cast<uint32_t>(_mm512_reduce_max_epi32(bits)); }
 };
 

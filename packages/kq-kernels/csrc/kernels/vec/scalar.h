@@ -31,6 +31,10 @@ static inline f32 div(f32 a, f32 b) { return a / b; }
 static inline f32 sqrt(f32 a) { return std::sqrt(a); }
 // Two roundings: the C++ fma without hardware support is a slow library call.
 static inline f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
+// Of two values, the second if one is NaN.
+static inline f32 max(f32 a, f32 b) { return a > b ? a : b; }
+// -1, 0 or 1; NaN for NaN.
+static inline f32 sign(f32 a) { return a > 0.0f ? 1.0f : a < 0.0f ? -1.0f : a; }
 static inline float sum(f32 a) { return a; }
 
 static inline float to_float(float v) { return v; }
@@ -90,10 +94,11 @@ template <class T>
 struct AbsMax {
     static constexpr int kLanes = 1;
     uint32_t bits = 0;
-    void update(const T* p) {
-        const uint32_t b = bits_of(to_float(*p)) & 0x7fffffffu;
+    void update(f32 v) {
+        const uint32_t b = bits_of(v) & 0x7fffffffu;
         bits = b > bits ? b : bits;
     }
+    void update(const T* p) { update(to_float(*p)); }
     uint32_t value() const { return bits; }
 };
 

@@ -1,4 +1,4 @@
-"""The fused 8-bit Adam step against float64, element by element, within derived errors."""
+"""The fused steps: Adam against float64, within derived errors; rules with 8-bit state against 32."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import kq_kernels
 BLOCK = 256
 UNIT = 2.0**-24
 HYPER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
+MOMENTS = [HYPER["beta1"], HYPER["beta2"], HYPER["eps"]]
+OPTIONS = {"lr": HYPER["lr"], "weight_decay": HYPER["weight_decay"]}
 MAPS = [definition.dynamic_map(signed=True), definition.dynamic_map(signed=False)]
 
 
@@ -54,8 +56,8 @@ def test_step(isa, sizes, decoupled, maximize) -> None:
 
     kq_kernels.optimizer_step_8bit(
         "adam", params, grads, [s[0][0] for s in states] + [s[0][1] for s in states],
-        [s[1][0] for s in states] + [s[1][1] for s in states], MAPS, steps,
-        decoupled=decoupled, maximize=maximize, **HYPER,
+        [s[1][0] for s in states] + [s[1][1] for s in states], MAPS, steps, MOMENTS,
+        decoupled=decoupled, maximize=maximize, **OPTIONS,
     )  # fmt: skip
 
     for p, g, old, (codes, absmax), decoded, t in zip(
@@ -96,7 +98,7 @@ def test_a_fresh_state_takes_a_step_of_the_learning_rate(isa) -> None:
     codes = [np.zeros(600, np.uint8) for _ in range(2)]
     absmax = [np.zeros(3, np.float32) for _ in range(2)]
     kq_kernels.optimizer_step_8bit(
-        "adam", [p], [g], codes, absmax, MAPS, [1], 1e-3, 0.9, 0.999, 0.0, 0.0, True, False
+        "adam", [p], [g], codes, absmax, MAPS, [1], [0.9, 0.999, 0.0], 1e-3
     )
     np.testing.assert_allclose(p, 1 - 1e-3 * np.sign(g), rtol=4 * UNIT)
 
@@ -107,7 +109,7 @@ def test_non_finite_gradients_show(isa) -> None:
     codes = [np.zeros(512, np.uint8) for _ in range(2)]
     absmax = [np.zeros(2, np.float32) for _ in range(2)]
     kq_kernels.optimizer_step_8bit(
-        "adam", [p], [g], codes, absmax, MAPS, [1], decoupled=True, maximize=False, **HYPER
+        "adam", [p], [g], codes, absmax, MAPS, [1], MOMENTS, decoupled=True, **OPTIONS
     )
     assert np.isnan(p[3])
     assert np.isfinite(np.delete(p, 3)).all()
@@ -128,8 +130,8 @@ def test_threads_do_not_change_a_bit(isa, dtype) -> None:
         codes = [s[0][i] for i in range(2) for s in states]
         absmax = [s[1][i] for i in range(2) for s in states]
         kq_kernels.optimizer_step_8bit(
-            "adam", params, grads, codes, absmax, MAPS, [1, 2, 3],
-            decoupled=True, maximize=False, threads=threads, **HYPER,
+            "adam", params, grads, codes, absmax, MAPS, [1, 2, 3], MOMENTS,
+            decoupled=True, threads=threads, **OPTIONS,
         )  # fmt: skip
         results.append(b"".join(a.tobytes() for a in [*params, *codes, *absmax]))
     assert len(set(results)) == 1

@@ -1,0 +1,3 @@
+#include "kernels/vec/avx2_dynamic.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/optimizer/table.inl.h"
