@@ -58,9 +58,7 @@ def read_groups(
                 f"the optimizer's group has {len(now['params'])}"
             )
         for name in option_names:
-            if (
-                name in saved and name not in STORAGE_OPTIONS
-            ):
+            if name in saved and name not in STORAGE_OPTIONS:
                 _check_saved(where, name, saved[name], check_option)
         kept = {"params": now["params"], **{name: now[name] for name in kept_names}}
         if "param_names" in now:
