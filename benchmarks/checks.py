@@ -213,8 +213,9 @@ def adam_step(
     )
     step = moments.step + 1
     state = [bounds.Enclosure.of(each).rounded(int(moments.decoded)) for each in (m, v)]
-    enclosure = bounds.enclose_adam(p, g, state[0], state[1], step, hyper)
-    expected, _, _ = reference.adam(p, g, m, v, step, hyper)
-    accepted = bounds.accept_param("parameter", expected, enclosure, dtype_name(before.dtype))
+    enclosure = bounds.enclose_step("adam", p, g, tuple(state), step, hyper)
+    expected, _ = reference.optimizer_step("adam", p, g, (m, v), step, hyper)
+    dtype = dtype_name(before.dtype)
+    accepted = bounds.accept_param("adam", "parameter", expected, enclosure, dtype)
     with torch.no_grad():
         return _judged(accepted.judge(float64(after[rows]).ravel()))

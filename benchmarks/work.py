@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import kq_functional as kq
 from benchmarks.data import dtype_name, gaussian, nbytes, rotate
 from benchmarks.plan import Plan
-from kq_conformance.reference import Hyper
+from kq_conformance.reference import RULES, Hyper
 
 BLOCKSIZE_4BIT = 64
 BLOCKSIZE_8BIT = 256
@@ -172,7 +172,8 @@ class Optimizing:
         # Rows in reverse: the generator is seeded alike, and a gradient that is a multiple of its
         # parameter would be a special case.
         grad = gaussian(*shape, scale=0.001).flip(0)
-        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, Hyper(weight_decay=0.01))
+        hyper = RULES["adam"].hyper(weight_decay=0.01, decoupled=True)
+        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, hyper)
 
     def parameter(self) -> nn.Parameter:
         """A parameter of its own for a contender, with the gradient."""
@@ -186,8 +187,8 @@ class Optimizing:
         h = self.hyper
         return {
             "lr": h.lr,
-            "betas": (h.beta1, h.beta2),
-            "eps": h.eps,
+            "betas": (h.own["beta1"], h.own["beta2"]),
+            "eps": h.own["eps"],
             "weight_decay": h.weight_decay,
         }
 

@@ -7,12 +7,12 @@ import torch
 from kq_conformance.adapter import Adapter
 from kq_conformance.floats import store
 from kq_conformance.pages import AVAILABLE, PAGE
-from kq_conformance.reference import Hyper
+from kq_conformance.reference import RULES
 from kq_conformance.reference_backend import ReferenceBackend, memory
-from kq_conformance.subject import ContractBreachError, Placement
+from kq_conformance.subject import ContractBreachError, Placement, Rounding
 
 X = store(np.ones((2, 3)), "float32")
-HYPER = Hyper()
+HYPER = RULES["adam"].hyper()
 guarded = pytest.mark.skipif(not AVAILABLE, reason="this system has no guard pages")
 
 
@@ -162,7 +162,7 @@ def test_a_refusal_leaves_what_is_updated_in_place():
 
     with pytest.raises(ContractBreachError, match=r"refused after states\[1\] had been written"):
         Adapter(Probe()).optimizer_step_32bit(
-            "adam", values[:1], values[1:2], values[2:], [1], HYPER
+            "adam", values[:1], values[1:2], values[2:], [1], HYPER, rounding=Rounding()
         )
 
 

@@ -18,19 +18,19 @@ from kq_conformance.bounds import (
     Strictness,
     accept_codes,
     accept_decoded,
-    enclose_adam,
+    enclose_step,
     exact_scales,
     scale_enclosure,
     weight_forms,
 )
 from kq_conformance.floats import BFLOAT16, FLOAT32, FORMATS, store
 from kq_conformance.reference import (
-    Hyper,
-    adam,
+    RULES,
     codebook_4bit,
     codebook_8bit,
     decode_scales,
     dynamic_map,
+    optimizer_step,
 )
 
 RULE = Rule("test", "statement", "source")
@@ -336,6 +336,14 @@ class TestLinear:
         assert not product.judge(np.array([[1 + 4 * half]])).passed
 
 
+ADAM = RULES["adam"]
+
+
+def points(*states):
+    """States that are known exactly."""
+    return tuple(Enclosure.of(each) for each in states)
+
+
 class TestOptimizer:
     @pytest.mark.parametrize("decoupled", [True, False])
     @pytest.mark.parametrize("form", ["folded", "textbook"])
@@ -344,10 +352,9 @@ class TestOptimizer:
         f = np.float32
         p, g, m = (rng.normal(size=2000).astype(f) for _ in range(3))
         v = (m**2 + rng.uniform(0, 1, 2000)).astype(f)
-        hyper = Hyper(lr=1e-2, weight_decay=0.1, decoupled=decoupled)
-        doubles = [each.astype(np.float64) for each in (p, g, m, v)]
-        enclosed = [Enclosure.of(each) for each in doubles[2:]]
-        bound = enclose_adam(*doubles[:2], *enclosed, 7, hyper)
+        hyper = ADAM.hyper(lr=1e-2, weight_decay=0.1, decoupled=decoupled)
+        p64, g64, *states = (each.astype(np.float64) for each in (p, g, m, v))
+        bound = enclose_step("adam", p64, g64, points(*states), 7, hyper)
 
         q = p * f(1 - 1e-3) if decoupled else p
         h = g if decoupled else g + f(0.1) * p
@@ -358,10 +365,11 @@ class TestOptimizer:
             new_p = q - f(1e-2 * c2 / c1) * (new_m / (np.sqrt(new_v) + f(1e-8 * c2)))
         else:
             new_p = q - f(1e-2) * (new_m / f(c1)) / (np.sqrt(new_v) / f(c2) + f(1e-8))
+        expected, new_states = optimizer_step("adam", p64, g64, tuple(states), 7, hyper)
         for got, exact, allowed in zip(
             (new_p, new_m, new_v),
-            adam(*doubles, 7, hyper),
-            (bound.p, bound.m, bound.v),
+            (expected, *new_states),
+            (bound.p, *bound.states),
             strict=True,
         ):
             assert np.all((allowed.low <= exact) & (exact <= allowed.high))
@@ -369,37 +377,38 @@ class TestOptimizer:
 
     def test_bound_is_a_few_roundings_wide(self):
         p, g, m, v = (np.array([each]) for each in (1.0, 0.5, 0.25, 0.25))
-        bound = enclose_adam(p, g, Enclosure.of(m), Enclosure.of(v), 10, Hyper())
+        bound = enclose_step("adam", p, g, points(m, v), 10, ADAM.hyper())
         # p moves by about 1e-3: its error is one rounding of p and about 15 of the update.
         assert bound.p.high[0] - bound.p.low[0] <= 2 * U * (1 + 20 * 1e-3)
 
     def test_nothing_to_do_is_exact(self):
         rng = np.random.default_rng(8)
         p, zero = FLOAT32.round(rng.normal(size=50)), np.zeros(50)
-        nothing = Enclosure.of(zero)
-        for hyper in (Hyper(), Hyper(lr=0.0, weight_decay=0.1)):
-            bound = enclose_adam(p, zero, nothing, nothing, 3, hyper)
-            for enclosure, value in ((bound.p, p), (bound.m, zero), (bound.v, zero)):
+        for hyper in (ADAM.hyper(), ADAM.hyper(lr=0.0, weight_decay=0.1, decoupled=True)):
+            bound = enclose_step("adam", p, zero, points(zero, zero), 3, hyper)
+            for enclosure, value in ((bound.p, p), *((each, zero) for each in bound.states)):
                 assert np.array_equal(enclosure.low, value)
                 assert np.array_equal(enclosure.high, value)
 
     def test_squares_that_overflow_may_do_so_early(self):
         # g² overflows; (1 − β₂) g² does in the second only.
         g = np.array([2.0**66, 2.0**75])
-        bound = enclose_adam(g, g, Enclosure.of(0 * g), Enclosure.of(0 * g), 1, Hyper())
-        assert bound.v.low[0] == pytest.approx(1e-3 * 2.0**132)
-        assert np.isinf([bound.v.low[1], *bound.v.high]).all()
+        zeros = (0 * g, 0 * g)
+        bound = enclose_step("adam", g, g, points(*zeros), 1, ADAM.hyper())
+        v = bound.states[1]
+        assert v.low[0] == pytest.approx(1e-3 * 2.0**132)
+        assert np.isinf([v.low[1], *v.high]).all()
         assert bound.p.high[1] == g[1]
-        assert adam(g, g, 0 * g, 0 * g, 1, Hyper())[0][1] == g[1]
+        assert optimizer_step("adam", g, g, zeros, 1, ADAM.hyper())[0][1] == g[1]
 
     def test_a_subnormal_product_may_be_divided_afterwards(self):
         # p + value · m / denominator with value = −η/c₁, as torch's addcdiv has it: value · m loses
         # bits that the division by ε brings back to the normal range.
         m, zero = FLOAT32.round(one(1e-40)), one(0.0)
-        hyper, step = Hyper(eps=1e-8), 3
-        bound = enclose_adam(zero, zero, Enclosure.of(m), Enclosure.of(zero), step, hyper)
-        value = np.float32(-hyper.lr / (1 - hyper.beta1**step))
-        moment = np.float32(hyper.beta1) * m.astype(np.float32)
-        got = value * moment / np.float32(hyper.eps)
+        hyper, step = ADAM.hyper(eps=1e-8), 3
+        bound = enclose_step("adam", zero, zero, points(m, zero), step, hyper)
+        value = np.float32(-hyper.lr / (1 - 0.9**step))
+        moment = np.float32(0.9) * m.astype(np.float32)
+        got = value * moment / np.float32(1e-8)
         assert got < 0
         assert bound.p.low <= got <= bound.p.high

@@ -18,7 +18,7 @@ from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.grouped import COUNTS
 from kq_conformance.cases.matrices import MATRICES, anchored_sweep, midpoints, natural_sweep
 from kq_conformance.floats import FLOAT32, FORMATS, values_of
-from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, codebook_8bit
+from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, RULES, codebook_8bit
 from kq_conformance.reference_backend import ReferenceBackend
 from kq_conformance.runner import Settings, run_case
 
@@ -64,7 +64,8 @@ def test_core_asks_for_each_mode_of_every_operation_type_and_format(mode):
     def asked(cases: Iterable[Case]) -> set[tuple[str, str, str]]:
         return {(case.demand.op, case.demand.dtype, address(case.id).format) for case in cases}
 
-    usual = (case for case in CORE if address(case.id).format in ("nf4", "fp4", "adam", USUAL_MAP))
+    formats = ("nf4", "fp4", *RULES, USUAL_MAP)
+    usual = (case for case in CORE if address(case.id).format in formats)
     assert asked(case for case in CORE if case.mode is mode) == asked(usual)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kq_conformance import reference
 from kq_conformance.floats import FLOAT32, FORMATS
-from kq_conformance.reference import Hyper, codebook_4bit, codebook_8bit, dynamic_map
+from kq_conformance.reference import RULES, codebook_4bit, codebook_8bit, dynamic_map
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "bitsandbytes.json").read_text())
 BOOKS = {
@@ -273,11 +273,19 @@ class TestGrouped:
         assert reference.linear_grouped_backward(np.ones((0, 4)), w, (0, 0)).shape == (0, 5)
 
 
+ADAM = RULES["adam"]
+
+
+def adam(p, g, m, v, step, hyper):
+    p, (m, v) = reference.optimizer_step("adam", p, g, (m, v), step, hyper)
+    return p, m, v
+
+
 class TestOptimizer:
     def test_first_step_moves_by_the_learning_rate(self):
         # m̂ = g and v̂ = g² at t = 1: Δp = −η g/(|g| + ε) = −η sign(g) for |g| >> ε.
         g = np.array([3.0, -1e-2, 1e4])
-        p, m, v = reference.adam(np.zeros(3), g, np.zeros(3), np.zeros(3), 1, Hyper(eps=1e-12))
+        p, m, v = adam(np.zeros(3), g, np.zeros(3), np.zeros(3), 1, ADAM.hyper(eps=1e-12))
         assert p == pytest.approx(-1e-3 * np.sign(g), rel=1e-9)
         assert m == pytest.approx(0.1 * g)
         assert v == pytest.approx(0.001 * g**2)
@@ -285,24 +293,24 @@ class TestOptimizer:
     def test_constant_gradient_keeps_moving_by_the_learning_rate(self):
         p, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
         for step in range(1, 6):
-            p, m, v = reference.adam(p, np.array([0.5]), m, v, step, Hyper(lr=0.1, eps=0.0))
+            p, m, v = adam(p, np.array([0.5]), m, v, step, ADAM.hyper(lr=0.1, eps=0.0))
         assert p == pytest.approx(-0.5)
 
     def test_decays(self):
         still = np.zeros(1)
-        decoupled = Hyper(lr=0.1, weight_decay=0.5, eps=1.0)
-        p, m, _ = reference.adam(np.array([2.0]), still, still, still, 1, decoupled)
+        decoupled = ADAM.hyper(lr=0.1, weight_decay=0.5, eps=1.0, decoupled=True)
+        p, m, _ = adam(np.array([2.0]), still, still, still, 1, decoupled)
         assert p == pytest.approx(2.0 * (1 - 0.05))
         assert m == 0
-        coupled = Hyper(lr=0.1, weight_decay=0.5, decoupled=False)
-        _, m, v = reference.adam(np.array([2.0]), still, still, still, 1, coupled)
+        coupled = ADAM.hyper(lr=0.1, weight_decay=0.5, decoupled=False)
+        _, m, v = adam(np.array([2.0]), still, still, still, 1, coupled)
         assert m == pytest.approx(0.1 * 1.0)
         assert v == pytest.approx(0.001 * 1.0)
 
     def test_maximize_mirrors(self):
         p, g, m = np.array([1.0]), np.array([0.3]), np.array([0.1])
-        up = reference.adam(p, g, m, m**2, 3, Hyper(maximize=True))
-        down = reference.adam(p, -g, m, m**2, 3, Hyper())
+        up = adam(p, g, m, m**2, 3, ADAM.hyper(maximize=True))
+        down = adam(p, -g, m, m**2, 3, ADAM.hyper())
         assert up == down
 
     def test_8_bit_states_are_decoded_updated_and_encoded(self):
@@ -315,11 +323,13 @@ class TestOptimizer:
             )
             for moment, code in zip((g / 3, g**2 / 5), maps, strict=True)
         ]
-        new_p, first, second = reference.adam_8bit(p, g, tuple(states), maps, 5, Hyper())
+        new_p, (first, second) = reference.optimizer_step_8bit(
+            "adam", p, g, tuple(states), maps, 5, ADAM.hyper()
+        )
         m, v = (
             reference.decode_state(*state, code) for state, code in zip(states, maps, strict=True)
         )
-        expected_p, new_m, new_v = reference.adam(p, g, m, v, 5, Hyper())
+        expected_p, new_m, new_v = adam(p, g, m, v, 5, ADAM.hyper())
         assert np.array_equal(new_p, expected_p)
         for (codes, absmax), moment, code in zip(
             (first, second), (new_m, new_v), maps, strict=True

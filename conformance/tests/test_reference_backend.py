@@ -87,8 +87,8 @@ def test_refuses_before_it_writes(options, message):
 
 
 def test_refuses_unknown_rules_and_empty_blocks():
-    with pytest.raises(NotImplementedError, match=r"rule must be one of .*, got 'lion'"):
-        backend.optimizer_step_32bit("lion", [], [], [], [])
+    with pytest.raises(NotImplementedError, match=r"rule must be one of .*, got 'nadam'"):
+        backend.optimizer_step_32bit("nadam", [], [], [], [])
     with pytest.raises(NotImplementedError, match="blocksize must be at least 1, got 0"):
         backend.quantize_blockwise(None, None, None, None, blocksize=0)
 

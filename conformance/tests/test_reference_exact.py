@@ -8,7 +8,7 @@ import pytest
 from kq_conformance import reference
 from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.floats import FLOAT16, FLOAT32, FORMATS, FloatFormat
-from kq_conformance.reference import Hyper, codebook_4bit, dynamic_map
+from kq_conformance.reference import RULES, codebook_4bit, dynamic_map
 
 U64 = Fraction(1, 2**53)
 
@@ -123,15 +123,17 @@ class TestAdam:
     @pytest.mark.parametrize("maximize", [True, False])
     @pytest.mark.parametrize("step", [1, 2, 30])
     def test_one_step(self, decoupled, maximize, step):
-        hyper = Hyper(1e-2, 0.9, 0.99, 1e-3, 0.1, decoupled, maximize)
+        hyper = RULES["adam"].hyper(
+            lr=1e-2, beta2=0.99, eps=1e-3, weight_decay=0.1, decoupled=decoupled, maximize=maximize
+        )
         lr, beta1, beta2, eps, decay = (
-            Fraction(each)
-            for each in (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay)
+            Fraction(each) for each in (hyper.lr, *hyper.own.values(), hyper.weight_decay)
         )
         rng = np.random.default_rng(6)
         p, g, m = rng.normal(size=(3, 20))
         v = rng.uniform(0, 1, 20)
-        got = reference.adam(p, g, m, v, step, hyper)
+        moved_p, moments = reference.optimizer_step("adam", p, g, (m, v), step, hyper)
+        got = (moved_p, *moments)
         for i in range(20):
             p_i, g_i, m_i, v_i = (Fraction(each[i]) for each in (p, g, m, v))
             g_i = -g_i if maximize else g_i
@@ -151,7 +153,9 @@ class TestAdam:
 
     def test_moments_beyond_float32_are_infinite(self):
         g = np.array([2.0**80, 2.0**127, -FLOAT32.largest])
-        p, m, v = reference.adam(np.ones(3), g, np.zeros(3), np.zeros(3), 1, Hyper())
+        zeros = (np.zeros(3), np.zeros(3))
+        usual = RULES["adam"].hyper()
+        p, (m, v) = reference.optimizer_step("adam", np.ones(3), g, zeros, 1, usual)
         assert np.isinf(v).all()
         assert m == pytest.approx(0.1 * g)
         assert (p == 1).all()  # divided by infinity
@@ -162,7 +166,10 @@ class TestAdam:
         states = tuple((each, np.ones(2)) for each in codes)
         g = np.full(300, 0.5)
         g[10] = np.inf
-        p, first, second = reference.adam_8bit(np.zeros(300), g, states, maps, 1, Hyper())
+        usual = RULES["adam"].hyper()
+        p, (first, second) = reference.optimizer_step_8bit(
+            "adam", np.zeros(300), g, states, maps, 1, usual
+        )
         for (new, absmax), zero in ((first, 127), (second, 0)):
             assert np.isinf(absmax[0])
             assert np.isfinite(absmax[1])

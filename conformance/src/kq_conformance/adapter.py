@@ -5,7 +5,6 @@ This module, `kq_conformance.arena` and `kq_conformance.public` are the only one
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from kq_conformance.subject import (
     REFUSALS,
     Outputs,
     Placement,
+    Rounding,
     Route,
     RouteMissingError,
     StoredScales,
@@ -30,10 +30,6 @@ def torch_environment(device: str) -> dict[str, str]:
     """The version of torch, and the name of the accelerator if the tensors lie on one."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return {"torch": str(torch.__version__), "accelerator": name}
-
-
-_REST: dict[str, Any] = {"grad_scale": 1.0, "rounding": "nearest", "corrections": [], "seeds": []}
-"""Arguments of the optimizer steps that no case varies."""
 
 
 class _Scales(NamedTuple):
@@ -62,6 +58,15 @@ def _ask(arena: Arena, call: Callable[..., None], *args: Any, **options: Any) ->
         arena.check_untouched()
         raise
     return arena.results()
+
+
+def _options(arena: Arena, hyper: Hyper, rounding: Rounding) -> dict[str, Any]:
+    """The keywords of an optimizer step: the common ones, and the rule's own."""
+    corrections = [
+        arena.update(f"corrections[{i}]", each) for i, each in enumerate(rounding.corrections)
+    ]
+    given = {"rounding": rounding.name, "seeds": list(rounding.seeds), "corrections": corrections}
+    return {**hyper.common, **given, **hyper.own}
 
 
 def _blocks(cols: int, blocksize: int) -> int:
@@ -268,6 +273,8 @@ class Adapter:
         code_maps: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
         """See `Subject.optimizer_step_8bit`."""
         arena = self._arena()
@@ -281,8 +288,7 @@ class Adapter:
             [arena.update(f"absmax[{i}]", each) for i, each in enumerate(absmax)],
             [arena.read(f"code_maps[{i}]", each) for i, each in enumerate(code_maps)],
             list(steps),
-            **asdict(hyper),
-            **_REST,
+            **_options(arena, hyper, rounding),
         )
 
     def optimizer_step_32bit(
@@ -293,6 +299,8 @@ class Adapter:
         states: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
         """See `Subject.optimizer_step_32bit`."""
         arena = self._arena()
@@ -304,8 +312,7 @@ class Adapter:
             [arena.read(f"grads[{i}]", each) for i, each in enumerate(grads)],
             [arena.update(f"states[{i}]", each) for i, each in enumerate(states)],
             list(steps),
-            **asdict(hyper),
-            **_REST,
+            **_options(arena, hyper, rounding),
         )
 
     @contextmanager

@@ -25,6 +25,7 @@ _TORCH = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "uint8": torch.uint8,
+    "int8": torch.int8,
 }
 _MARGIN = 256  # guard bytes on either side: four vector registers of the widest instruction set
 _ALIGNMENT = 64
@@ -39,7 +40,7 @@ class _Memory:
 
     Attributes:
         name: of the argument.
-        dtype: key of `FORMATS`, or "uint8".
+        dtype: key of `FORMATS`, "uint8" or "int8".
         region: the pages, on the host.
         start: where the tensor begins in the region, in bytes.
         stop: where it ends.

@@ -33,6 +33,7 @@ class Declaration(Protocol):
     quant_types: frozenset[str]
     blocksizes: frozenset[int] | None
     rules: frozenset[str]
+    # Optional, as it came later: roundings: frozenset[str], {"nearest"} if there is none.
 
 
 def in_words(error: BaseException) -> str:
@@ -128,6 +129,7 @@ def describe_backend(argument: str, found: Any) -> tuple[str, str, dict[str, str
 
 _SETS = ("dtypes", "devices", "quant_types", "blocksizes", "rules")
 _MAY_BE_NONE = ("devices", "blocksizes")
+_NEAREST = frozenset({"nearest"})
 
 
 def _check_capability(argument: str, capability: Any) -> None:
@@ -137,8 +139,8 @@ def _check_capability(argument: str, capability: Any) -> None:
                 f"backend {argument!r}: a capability must have the attribute {name!r},"
                 f" got {capability!r}"
             )
-    for name in _SETS:
-        value = getattr(capability, name)
+    for name in (*_SETS, "roundings"):
+        value = getattr(capability, name, _NEAREST)
         if value is None and name in _MAY_BE_NONE:
             continue
         if isinstance(value, str) or not isinstance(value, Container):
@@ -161,5 +163,6 @@ def declares(capabilities: Iterable[Declaration], demand: Demand, device: str) -
             or demand.blocksize in each.blocksizes
         )
         and (demand.rule is None or demand.rule in each.rules)
+        and (demand.rounding is None or demand.rounding in getattr(each, "roundings", _NEAREST))
         for each in capabilities
     )

@@ -24,6 +24,7 @@ __all__ = [
     "Stored",
     "store",
     "stored_bytes",
+    "stored_corrections",
     "values_of",
 ]
 
@@ -127,7 +128,7 @@ FORMATS = {each.name: each for each in (FLOAT32, BFLOAT16, FLOAT16)}
 class Stored(NamedTuple):
     """An array as it lies in memory: unsigned integer bit patterns and the name of their type.
 
-    `dtype` is a key of `FORMATS` or "uint8".
+    `dtype` is a key of `FORMATS`, "uint8", or "int8", whose patterns are bytes, too.
     """
 
     bits: Array
@@ -143,6 +144,11 @@ def store(values: Array, dtype: str) -> Stored:
 def stored_bytes(codes: Array) -> Stored:
     """Wrap packed codes."""
     return Stored(np.asarray(codes, dtype=np.uint8), "uint8")
+
+
+def stored_corrections(correction: Array) -> Stored:
+    """Wrap the corrections of master weights: int8 in two's complement, as bytes."""
+    return Stored(np.asarray(correction, dtype=np.uint8), "int8")
 
 
 def values_of(stored: Stored) -> Float64:

@@ -17,6 +17,7 @@ __all__ = [
     "ContractBreachError",
     "Outputs",
     "Placement",
+    "Rounding",
     "Route",
     "RouteMissingError",
     "StoredScales",
@@ -78,6 +79,20 @@ class StoredScales(NamedTuple):
     nested_absmax: Stored | None = None
     nested_code: Stored | None = None
     offset: Stored | None = None
+
+
+class Rounding(NamedTuple):
+    """How an optimizer step stores the new parameters.
+
+    Attributes:
+        name: "nearest"; or, for bfloat16 only, "stochastic" or "corrected".
+        seeds: for "stochastic", a 64-bit integer for each parameter.
+        corrections: for "corrected", an int8 tensor in the shape of each parameter.
+    """
+
+    name: str = "nearest"
+    seeds: Sequence[int] = ()
+    corrections: Sequence[Stored] = ()
 
 
 class Subject(Protocol):
@@ -166,8 +181,13 @@ class Subject(Protocol):
         code_maps: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
-        """Return "params[i]", "codes[j]", "absmax[j]" after the step; j: state 1, then state 2."""
+        """Return "params[i]", "codes[j]", "absmax[j]" after the step; j: state 1, then state 2, ...
+
+        And "corrections[i]", where there are any.
+        """
 
     def optimizer_step_32bit(
         self,
@@ -177,8 +197,13 @@ class Subject(Protocol):
         states: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
-        """Return "params[i]" and "states[j]" after the step, j over state 1, then state 2."""
+        """Return "params[i]" and "states[j]" after the step, j over state 1, then state 2, ...
+
+        And "corrections[i]", where there are any.
+        """
 
     def threads(self, number: int) -> AbstractContextManager[None]:
         """Run with this number of threads."""

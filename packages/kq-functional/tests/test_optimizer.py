@@ -124,6 +124,19 @@ def test_a_damaged_gradient_shows_in_its_block_only() -> None:
     assert param.isnan().nonzero().tolist() == [[300]]
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("grad_enabled", [True, False])  # through the dispatcher, or past it
+def test_a_graph_notices_that_a_parameter_has_changed(grad_enabled: bool) -> None:
+    param = torch.nn.Parameter(torch.ones(300))
+    loss = (param * param).sum()
+    codes = [torch.zeros(300, dtype=torch.uint8) for _ in range(2)]
+    absmax = [torch.zeros(2) for _ in range(2)]
+    with torch.set_grad_enabled(grad_enabled):
+        step_8bit([param], [torch.ones(300)], codes, absmax, [1])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_empty_lists() -> None:
     step_8bit([], [], [], [], [])
     step_32bit([], [], [], [])
@@ -132,7 +145,7 @@ def test_empty_lists() -> None:
 def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for tile in (256, 512, 1 << 20):
-        monkeypatch.setattr(_torch_optimizer, "TILE", tile)
+        monkeypatch.setattr(_torch_optimizer, "CPU_TILE", tile)
         param, grad = tensors((1000,), torch.bfloat16)
         states = [encode(s, code) for s, code in zip(moments((1000,)), MAPS, strict=True)]
         codes, absmax = [s[0] for s in states], [s[1] for s in states]

@@ -104,3 +104,11 @@ def test_the_slow_decay_of_ademamix(beta1: float, beta3: float, expected: float)
     hyper = MIXED | {"beta1": beta1, "beta3": beta3, "t_beta3": 10}
     step("ademamix", [0.0], [0.0], states, step=5, **hyper)
     assert states[1].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_factor_beyond_float32_is_infinite() -> None:
+    assert step("sgd", [0.0, 1.0], [1.0, -1.0], lr=1e39) == [-math.inf, math.inf]
+    # The norm of the step is 1e-42: the ratio of norms is beyond float32, too.
+    found = step("lamb", [1.0, 1.0], [1e-42, 0.0], **LAMB)
+    assert found == pytest.approx([-math.inf, math.nan], nan_ok=True)

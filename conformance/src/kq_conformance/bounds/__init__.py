@@ -23,10 +23,13 @@ from kq_conformance.bounds.linear import (
 )
 from kq_conformance.bounds.optimizer import (
     Step,
-    accept_moment,
-    accept_moment_absmax,
     accept_param,
-    enclose_adam,
+    accept_state,
+    accept_state_absmax,
+    enclose_step,
+    judge_corrected,
+    judge_mean,
+    judge_stochastic,
 )
 
 __all__ = [
@@ -47,11 +50,14 @@ __all__ = [
     "accept_codes",
     "accept_codes_of_interval",
     "accept_decoded",
-    "accept_moment",
-    "accept_moment_absmax",
     "accept_param",
-    "enclose_adam",
+    "accept_state",
+    "accept_state_absmax",
+    "enclose_step",
     "exact_scales",
+    "judge_corrected",
+    "judge_mean",
+    "judge_stochastic",
     "judge_sums",
     "scale_enclosure",
     "weight_forms",

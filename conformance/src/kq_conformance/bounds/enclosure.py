@@ -108,6 +108,37 @@ class Enclosure:
             around = (self.low <= 0) & (self.high >= 0)
             return Enclosure(np.where(around, 0.0, np.minimum(low, high)), np.maximum(low, high))
 
+    def maximum(self, other: "Enclosure") -> "Enclosure":
+        """The larger of two numbers; NaN if one is."""
+        return Enclosure(np.maximum(self.low, other.low), np.maximum(self.high, other.high))
+
+    def minimum(self, other: "Enclosure") -> "Enclosure":
+        """The smaller of two numbers; NaN if one is."""
+        return Enclosure(np.minimum(self.low, other.low), np.minimum(self.high, other.high))
+
+    def sign(self) -> "Enclosure":
+        """−1, 0 or 1; all of them, and what is between, where zero lies inside."""
+        return Enclosure(np.sign(self.low), np.sign(self.high))
+
+    @property
+    def magnitude(self) -> "Enclosure":
+        """Absolute values."""
+        ends = np.abs(self.low), np.abs(self.high)
+        with np.errstate(invalid="ignore"):
+            around = (self.low <= 0) & (self.high >= 0)
+        return Enclosure(np.where(around, 0.0, np.minimum(*ends)), np.maximum(*ends))
+
+    def norm(self) -> "Enclosure":
+        """The Euclidean norm of all elements, one number, rounded to float32.
+
+        The squares of float32 numbers are exact in float64, and so large or small that they leave
+        float32; the sum is of positive numbers: n float64 roundings, of theirs and of ours here.
+        """
+        ends = (np.sqrt(np.sum(end**2)) for end in (self.magnitude.low, self.magnitude.high))
+        low, high = (np.atleast_1d(end) for end in ends)
+        margin = 2 * (self.low.size + 2) * 2.0**-53
+        return Enclosure(low * (1 - margin), high * (1 + margin)).rounded()
+
 
 def _overflowed(end: Float64) -> Float64:
     return np.where(np.abs(end) >= _OVERFLOW, np.copysign(np.inf, end), end)

@@ -44,6 +44,7 @@ class Demand:
         quant_type: "nf4" or "fp4", or None where it does not apply.
         blocksize: block size, or None where it does not apply.
         rule: update rule of an optimizer, or None.
+        rounding: of the parameters that an optimizer steps, or None.
     """
 
     op: str
@@ -51,6 +52,7 @@ class Demand:
     quant_type: str | None = None
     blocksize: int | None = None
     rule: str | None = None
+    rounding: str | None = None
 
 
 class Problem(Protocol):

@@ -6,6 +6,7 @@ compute is the short array: block b of row r is its block r + b.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -15,7 +16,6 @@ from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.dequantizers import Dequantize4bit, DequantizeBlockwise
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.large_linear import LargeLinear
-from kq_conformance.cases.optimizer_problems import Step8bit
 from kq_conformance.cases.optimizers import usual_step_8bit
 from kq_conformance.cases.quantizers import Quantize4bit, QuantizeBlockwise
 from kq_conformance.cases.tiles import Part, Tiled
@@ -216,13 +216,12 @@ def step_8bit(draw: Draw, rows: int, cols: int) -> Tiled:
     def repeated(row: Stored) -> Stored:
         return Stored(np.tile(row.bits, rows), row.dtype)
 
-    whole = Step8bit(
-        [tall(each) for each in one.params],
-        [tall(each) for each in one.grads],
-        [tall(each) for each in one.codes],
-        [repeated(each) for each in one.absmax],
-        one.steps,
-        one.hyper,
+    whole = replace(
+        one,
+        params=[tall(each) for each in one.params],
+        grads=[tall(each) for each in one.grads],
+        codes=[tall(each) for each in one.codes],
+        absmax=[repeated(each) for each in one.absmax],
     )
 
     def expected(outputs: Outputs) -> dict[str, list[Array]]:

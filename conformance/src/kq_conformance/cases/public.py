@@ -16,7 +16,7 @@ from kq_conformance.cases.public_problems import (
 )
 from kq_conformance.cases.weights import random_weights
 from kq_conformance.floats import FORMATS, store
-from kq_conformance.reference import OPTIMIZER_BLOCKSIZE
+from kq_conformance.reference import OPTIMIZER_BLOCKSIZE, RULES
 from kq_conformance.subject import Route
 
 __all__ = ["ERRORS", "public_cases"]
@@ -64,12 +64,25 @@ _ROUTES: dict[str, tuple[Route, ...]] = {
     "linear_4bit_grouped_backward/nf4/b64/{}/no-rows-n33-k65/nested": (Route.PLAIN,),
     "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n0-k64/nested": (Route.PLAIN,),
     "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n4-k0/nested": (Route.PLAIN,),
-    "optimizer_step_8bit/adam/{}/plain": (Route.PLAIN,),
-    "optimizer_step_32bit/adam/{}/plain": (Route.PLAIN,),
+    **{
+        f"optimizer_step_{bits}bit/{rule}/{{}}/plain": (Route.PLAIN,)
+        for rule, known in RULES.items()
+        for bits in ((8, 32) if known.signed else (32,))
+    },
+}
+# The same, for one type only.
+_ROUTES_OF_BFLOAT16 = {
+    f"optimizer_step_{bits}bit/{rule}/{{}}/{rounding}/plain": (Route.PLAIN,)
+    for bits in (8, 32)
+    for rule in ("adam", "lars")
+    for rounding in ("stochastic", "corrected")
 }
 
 # The arguments of each function of which there are wrong ones.
-_STEP = ("rule", "params", "grads", "steps", "lr", "beta1", "beta2", "eps", "weight-decay")
+_STEP = (
+    *("rule", "params", "grads", "steps", "lr", "weight-decay", "decoupled", "maximize"),
+    *("grad-scale", "rounding", "corrections", "seeds", "hyper"),
+)
 ERRORS: dict[str, tuple[str, ...]] = {
     "quantize_4bit": ("A", "blocksize", "quant-type", "layout", "out", "absmax"),
     "dequantize_4bit": (
@@ -94,8 +107,10 @@ _MEETS_GRADIENTS = ("quantize_4bit", "quantize_blockwise", "linear_4bit", "linea
 
 def _routed() -> Iterator[Case]:
     """Cases of the contract by other routes."""
-    for pattern, routes in _ROUTES.items():
-        for dtype in FORMATS:
+    asked = [(pattern, routes, tuple(FORMATS)) for pattern, routes in _ROUTES.items()]
+    asked += [(pattern, routes, ("bfloat16",)) for pattern, routes in _ROUTES_OF_BFLOAT16.items()]
+    for pattern, routes, dtypes in asked:
+        for dtype in dtypes:
             case = contract_case(pattern.format(dtype))
             for route in routes:
                 name = f"{dtype}/public/{route.name.lower()}"
@@ -156,7 +171,8 @@ def _checks(op: str, dtype: str) -> Iterator[Case]:
     """What is asked beyond results; the type hardly matters, so that CORE asks about one."""
     if op.startswith("optimizer"):
         size = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else None
-        demand, prefix = Demand(op, dtype, None, size, "adam"), f"{op}/adam/{dtype}/public"
+        demand = Demand(op, dtype, None, size, "adam", "nearest")
+        prefix = f"{op}/adam/{dtype}/public"
     elif "4bit" in op:
         demand, prefix = Demand(op, dtype, "nf4", 64), f"{op}/nf4/b64/{dtype}/public"
     else:
@@ -179,6 +195,17 @@ def _checks(op: str, dtype: str) -> Iterator[Case]:
     yield case("compile", costly=True)
 
 
+def _traced_steps() -> Iterator[Case]:
+    """Torch's own checks of the optimizer steps with norms, random numbers and corrections."""
+    for op, size in (("optimizer_step_8bit", OPTIMIZER_BLOCKSIZE), ("optimizer_step_32bit", None)):
+        for rule, rounding in (("lamb", "nearest"), ("adam", "stochastic"), ("lars", "corrected")):
+            demand = Demand(op, "bfloat16", None, size, rule, rounding)
+            prefix = f"{op}/{rule}/bfloat16/public/{rounding}"
+            for name in ("opcheck", "compile"):
+                check = Check(name, demand)
+                yield Case(f"{prefix}/{name}", Profile.FULL, demand, lambda _, check=check: check)  # type: ignore[misc]
+
+
 def public_cases() -> Iterator[Case]:
     """All cases of the public functions."""
     yield from _routed()
@@ -187,3 +214,4 @@ def public_cases() -> Iterator[Case]:
             yield from _end_to_end(quant_type, dtype)
         for op in ERRORS:
             yield from _checks(op, dtype)
+    yield from _traced_steps()

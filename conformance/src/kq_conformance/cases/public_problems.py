@@ -81,7 +81,14 @@ class PublicFunctions(Subject, Protocol):
         """The products of many experts and their gradients by autograd."""
 
     def check(
-        self, name: str, op: str, dtype: str, quant_type: str | None, blocksize: int | None
+        self,
+        name: str,
+        op: str,
+        dtype: str,
+        quant_type: str | None,
+        blocksize: int | None,
+        rule: str | None,
+        rounding: str | None,
     ) -> None:
         """Ask what has no results to compare with a reference."""
 
@@ -117,7 +124,13 @@ class Check:
         """See `Problem.call`."""
         wanted = self.demand
         _public(subject).check(
-            self.name, wanted.op, wanted.dtype, wanted.quant_type, wanted.blocksize
+            self.name,
+            wanted.op,
+            wanted.dtype,
+            wanted.quant_type,
+            wanted.blocksize,
+            wanted.rule,
+            wanted.rounding,
         )
         return {}
 

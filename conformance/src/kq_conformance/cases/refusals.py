@@ -9,7 +9,7 @@ from kq_conformance.cases.case import Case, Mode, Problem, Profile
 from kq_conformance.cases.contract import contract_case
 from kq_conformance.cases.draw import Draw
 from kq_conformance.floats import FORMATS
-from kq_conformance.subject import Outputs, Subject
+from kq_conformance.subject import Outputs, Rounding, Subject
 
 __all__ = ["refusal_cases"]
 
@@ -83,3 +83,4 @@ def refusal_cases() -> Iterator[Case]:
                 yield _refused(case, f"refuse-blocksize/{size}", {"blocksize": size})
             if case.demand.rule is not None:
                 yield _refused(case, "refuse-rule", {"rule": "nadam"})
+                yield _refused(case, "refuse-rounding", {"rounding": Rounding("upward")})

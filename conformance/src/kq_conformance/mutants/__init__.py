@@ -10,11 +10,14 @@ from kq_conformance.mutants import (
     experts,
     gradients,
     memories,
+    norms,
     optimizers,
     processes,
     products,
     quantizers,
     refusals,
+    roundings,
+    rules,
     states,
 )
 from kq_conformance.mutants.mutant import REGISTERED, Mutant
@@ -26,11 +29,14 @@ __all__ = [
     "experts",
     "gradients",
     "memories",
+    "norms",
     "optimizers",
     "processes",
     "products",
     "quantizers",
     "refusals",
+    "roundings",
+    "rules",
     "states",
 ]
 

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from kq_conformance.floats import Float64
 from kq_conformance.reference_backend import ReferenceBackend
 from kq_conformance.runner import Verdict
 
-__all__ = ["REGISTERED", "Mutant", "killed_by"]
+__all__ = ["REGISTERED", "Mutant", "States", "Stepped", "killed_by"]
+
+States = tuple[Float64, ...]
+Stepped = tuple[Float64, States]  # a parameter and its states
 
 
 @dataclass(frozen=True)

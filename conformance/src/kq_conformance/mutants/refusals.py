@@ -3,8 +3,8 @@
 from typing import Any
 
 from kq_conformance.mutants.mutant import killed_by
-from kq_conformance.reference import Codebook
-from kq_conformance.reference_backend import ReferenceBackend
+from kq_conformance.reference import RULES, Codebook
+from kq_conformance.reference_backend import ReferenceBackend, format_of
 from kq_conformance.runner import Verdict
 
 __all__: list[str] = []
@@ -34,8 +34,38 @@ class AcceptsAnyBlocksize(ReferenceBackend):
 class AcceptsAnyRule(ReferenceBackend):
     """An unknown rule is taken for Adam."""
 
-    def check_rule(self, rule: str) -> None:
-        """Accept it."""
+    def optimizer_step_8bit(self, rule: str, *lists: Any, **options: Any) -> None:
+        super().optimizer_step_8bit(rule if rule in RULES else "adam", *lists, **options)
+
+
+@killed_by("optimizer_step_32bit/adam/bfloat16/refuse-rounding")
+class AcceptsAnyRounding(ReferenceBackend):
+    """An unknown rounding is taken for the nearest."""
+
+    def optimizer_step_32bit(self, rule: str, *lists: Any, **options: Any) -> None:
+        others = options["rounding"] in ("stochastic", "corrected")
+        known = options["rounding"] if others else "nearest"
+        super().optimizer_step_32bit(rule, *lists, **options | {"rounding": known})
+
+
+@killed_by("optimizer_step_8bit/lamb/bfloat16/plain", Verdict.OVER_CLAIM, ledger="D7")
+class NamesMissing(ReferenceBackend):
+    """LAMB and LARS with states of 8 bits are declared, and their names are not found."""
+
+    def optimizer_step_8bit(self, rule: str, *lists: Any, **options: Any) -> None:
+        if rule.startswith(("lamb", "lars")):
+            raise ValueError(f"unknown rule {rule!r}")
+        super().optimizer_step_8bit(rule, *lists, **options)
+
+
+@killed_by("optimizer_step_32bit/rmsprop/bfloat16/plain", Verdict.OVER_CLAIM, ledger="D7")
+class OneStateInFloat32Only(ReferenceBackend):
+    """Rules of one state are declared for every type, and refuse bfloat16."""
+
+    def optimizer_step_32bit(self, rule: str, params: Any, *lists: Any, **options: Any) -> None:
+        if len(RULES[rule].signed) == 1 and any(format_of(each) == "bfloat16" for each in params):
+            raise NotImplementedError(f"{rule} takes float32 and float16")
+        super().optimizer_step_32bit(rule, params, *lists, **options)
 
 
 @killed_by("quantize_4bit/nf4/b64/float32/refuse-quant-type")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kq_conformance.floats import BFLOAT16, Array, Float64
-from kq_conformance.mutants.mutant import killed_by
+from kq_conformance.mutants.mutant import States, Stepped, killed_by
 from kq_conformance.reference import OPTIMIZER_BLOCKSIZE, Codebook, Hyper
 from kq_conformance.reference_backend import ReferenceBackend
 
@@ -39,7 +39,7 @@ class UnsignedMapReadAsSigned(ReferenceBackend):
         steps: Sequence[int],
         **hyper: Any,
     ) -> None:
-        maps = [code_maps[0], code_maps[0]]
+        maps = [code_maps[0]] * len(code_maps)
         super().optimizer_step_8bit(rule, params, grads, codes, absmax, maps, steps, **hyper)
 
 
@@ -56,7 +56,7 @@ class FloorUnderTheMoments(ReferenceBackend):
 class MovesByTheCodedMoments(ReferenceBackend):
     """The parameter moves by the moments as they were encoded, and not as they were computed."""
 
-    _books: tuple[Codebook, Codebook] | None = None
+    _books: Sequence[Codebook] | None = None
 
     def optimizer_step_8bit(
         self,
@@ -69,29 +69,28 @@ class MovesByTheCodedMoments(ReferenceBackend):
         steps: Sequence[int],
         **hyper: Any,
     ) -> None:
-        first, second = (self.code_map(self.load(each)) for each in code_maps)
-        self._books = (first, second)
+        self._books = [self.code_map(self.load(each)) for each in code_maps]
         super().optimizer_step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **hyper)
         self._books = None
 
-    def adam(
-        self, p: Float64, g: Float64, m: Float64, v: Float64, step: int, hyper: Hyper
-    ) -> tuple[Float64, Float64, Float64]:
-        moved, m, v = super().adam(p, g, m, v, step, hyper)
-        if self._books is None:
-            return moved, m, v
-        coded_m, coded_v = (
+    def update(
+        self, rule: str, p: Float64, g: Float64, states: States, step: int, hyper: Hyper
+    ) -> Stepped:
+        moved, states = super().update(rule, p, g, states, step, hyper)
+        if self._books is None or rule != "adam":
+            return moved, states
+        m, v = (
             self.load_state(*self.code_state(state, book), book)
-            for state, book in zip((m, v), self._books, strict=True)
+            for state, book in zip(states, self._books, strict=True)
         )
         kept = 1 - hyper.lr * hyper.weight_decay if hyper.decoupled else 1.0
         with np.errstate(invalid="ignore", divide="ignore"):
-            m_hat = coded_m / (1 - hyper.beta1**step)
-            v_hat = coded_v / (1 - hyper.beta2**step)
-            return p * kept - hyper.lr * m_hat / (np.sqrt(v_hat) + hyper.eps), m, v
+            m_hat = m / (1 - hyper.own["beta1"] ** step)
+            v_hat = v / (1 - hyper.own["beta2"] ** step)
+            return p * kept - hyper.lr * m_hat / (np.sqrt(v_hat) + hyper.own["eps"]), states
 
 
-@killed_by("optimizer_step_32bit/adam/float32/plain", ledger="D3")
+@killed_by("optimizer_step_32bit/ademamix/float32/plain", ledger="D3")
 class HalfOfTheState(ReferenceBackend):
     """The first moment is allocated half as long as the kernel indexes it."""
 
@@ -111,9 +110,9 @@ class HalfOfTheState(ReferenceBackend):
             self.store(state, np.concatenate([new[:half], old[half:]]))
 
 
-@killed_by("optimizer_step_8bit/adam/float32/plain", ledger="D4")
+@killed_by("optimizer_step_8bit/ademamix/float32/plain", ledger="D4")
 class SlotsCollide(ReferenceBackend):
-    """Scales of both moments share a row, and those of the second begin at floor(n/256)."""
+    """Scales of two moments share a row, and those of the second begin at floor(n/256)."""
 
     def optimizer_step_8bit(
         self,
@@ -126,7 +125,7 @@ class SlotsCollide(ReferenceBackend):
         **hyper: Any,
     ) -> None:
         super().optimizer_step_8bit(rule, params, grads, codes, absmax, *rest, **hyper)
-        for i in range(len(params)):
+        for i in range(len(params) if len(absmax) > len(params) else 0):
             second = absmax[len(params) + i]
             begin = codes[i].numel() // OPTIMIZER_BLOCKSIZE
             row = np.concatenate([self.load(absmax[i]), self.load(second)])
@@ -138,11 +137,11 @@ class SlotsCollide(ReferenceBackend):
 class StatesInBfloat16(ReferenceBackend):
     """The moments are rounded to bfloat16, the type of the parameter."""
 
-    def adam(
-        self, p: Float64, g: Float64, m: Float64, v: Float64, step: int, hyper: Hyper
-    ) -> tuple[Float64, Float64, Float64]:
-        p, m, v = super().adam(p, g, m, v, step, hyper)
-        return p, BFLOAT16.round(m), BFLOAT16.round(v)
+    def update(
+        self, rule: str, p: Float64, g: Float64, states: States, step: int, hyper: Hyper
+    ) -> Stepped:
+        p, states = super().update(rule, p, g, states, step, hyper)
+        return p, tuple(BFLOAT16.round(each) for each in states)
 
 
 @killed_by("optimizer_step_32bit/adam/float32/plain")
@@ -158,7 +157,7 @@ class FirstTensorOnly(ReferenceBackend):
         steps: Sequence[int],
         **hyper: Any,
     ) -> None:
-        first = (states[0], states[len(params)])
+        first = states[:: len(params)]
         super().optimizer_step_32bit(rule, params[:1], grads[:1], first, steps[:1], **hyper)
 
 

@@ -12,6 +12,7 @@ from kq_conformance.public.samples import Invocation
 from kq_conformance.public.wrong import (
     NOT_A_TENSOR,
     Rows,
+    Wrong,
     elsewhere,
     other_type,
     wrong,
@@ -21,6 +22,7 @@ from kq_conformance.public.wrong import (
     wrong_results,
     wrong_scales,
 )
+from kq_conformance.reference import RULES
 
 __all__ = ["WRONG"]
 
@@ -32,6 +34,16 @@ _QUANT_TYPES = ("nf5", "NF4", None)
 _LAYOUTS = ("column", None)
 _NOT_FINITE = (math.nan, math.inf, -math.inf, "1", None)
 _NO_DECAYS = (1.0, -0.1, math.nan, "1", None)
+# What else a hyperparameter of that name must not be.
+_BEYOND = {
+    "eps": (-1e-8,),
+    "nesterov": (0.5,),
+    "bias_correction": (0.5,),
+    "t_alpha": (-1.0,),
+    "t_beta3": (-1.0,),
+    "max_unorm": (-1.0,),
+    "lr_decay": (-0.1,),
+}
 
 
 def _inputs(right: Tensor) -> tuple[Any, ...]:
@@ -205,17 +217,75 @@ def _step(plain: Invocation) -> dict[str, Rows]:
     params, grads, steps = (plain.arguments[name] for name in ("params", "grads", "steps"))
     wide = plain.having(grads=[each.double() for each in grads])
     firsts = (grads[0][1:], other_type(grads[0]), elsewhere(grads[0]), None)
+    complex_ = [each.to(torch.complex64) for each in params]
+    sparse = _with_first(grads, grads[0].to_sparse())
     return {
         "rule": wrong(plain, "rule", "nadam", None),
         "params": wrong(wide, "params", [each.double() for each in params])
-        + wrong(plain, "params", params[0], [NOT_A_TENSOR, params[1]]),
-        "grads": wrong(plain, "grads", grads[:1], *_with_first(grads, *firsts)),
+        + wrong(plain, "params", params[0], [NOT_A_TENSOR, params[1]])
+        + wrong(plain.having(grads=complex_), "params", complex_),
+        "grads": wrong(plain, "grads", grads[:1], *_with_first(grads, *firsts), *sparse),
         "steps": wrong(plain, "steps", steps[:1], *_with_first(steps, 0, -1, 1.5), 3),
         "lr": wrong(plain, "lr", *_NOT_FINITE),
-        "beta1": wrong(plain, "beta1", *_NO_DECAYS),
-        "beta2": wrong(plain, "beta2", *_NO_DECAYS),
-        "eps": wrong(plain, "eps", -1e-8, *_NOT_FINITE),
         "weight-decay": wrong(plain, "weight_decay", *_NOT_FINITE),
+        "decoupled": wrong(plain, "decoupled", "yes", None)
+        + wrong(_of_rule(plain, "lars"), "decoupled", True)
+        + wrong(_of_rule(plain, "lars_clipped"), "decoupled", True),
+        "maximize": wrong(plain, "maximize", "yes", None),
+        "grad-scale": wrong(plain, "grad_scale", 0.0, -1.0, *_NOT_FINITE),
+        "hyper": [row for rule in RULES for row in _hyper(plain, rule)],
+        **_roundings(plain),
+    }
+
+
+def _of_rule(plain: Invocation, rule: str) -> Invocation:
+    """A call with another rule: with its hyperparameters, and as many of Adam's states."""
+    adam, other = RULES["adam"], RULES[rule]
+    kept = {name: value for name, value in plain.arguments.items() if name not in adam.usual}
+    states = len(other.signed)
+    for name in ("codes", "absmax", "states"):
+        if name in kept:
+            kept[name] = (kept[name] + kept[name])[: states * len(kept["params"])]
+    if "code_maps" in kept:
+        kept["code_maps"] = (kept["code_maps"] + kept["code_maps"])[:states]
+    decoupled = {"decoupled": other.decouples}
+    return Invocation(plain.function, kept | {"rule": rule} | decoupled | dict(other.usual))
+
+
+def _hyper(plain: Invocation, rule: str) -> Rows:
+    """Hyperparameters that are none of the rule's, are missing, or are no numbers."""
+    call = _of_rule(plain, rule)
+    if "codes" in plain.arguments and not RULES[rule].signed:
+        return []
+    rows = wrong(call, "coolness", 1.0)
+    for name in RULES[rule].usual:
+        rest = {key: value for key, value in call.arguments.items() if key != name}
+        rows.append(Wrong(f"{rule} without {name}", Invocation(call.function, rest), (name,)))
+        values = _NO_DECAYS if name.startswith("beta") else (*_NOT_FINITE, *_BEYOND.get(name, ()))
+        rows += wrong(call, name, *values)
+    return [row._replace(label=f"{rule}: {row.label}") for row in rows]
+
+
+def _roundings(plain: Invocation) -> dict[str, Rows]:
+    """Roundings with what they do not fit to."""
+    params, grads = ([each.bfloat16() for each in plain.arguments[n]] for n in ("params", "grads"))
+    half = plain.having(params=params, grads=grads)
+    right = [torch.zeros_like(each, dtype=torch.int8) for each in params]
+    seeds = [1, 2]
+    stochastic = half.having(rounding="stochastic", seeds=seeds)
+    corrected = half.having(rounding="corrected", corrections=right)
+    firsts = (right[0][1:], right[0].to(torch.uint8), right[0].repeat(2)[::2], elsewhere(right[0]))
+    rows = wrong(plain, "rounding", "upward", None)
+    if plain.arguments["params"][0].dtype is not torch.bfloat16:
+        rows += wrong(plain.having(seeds=seeds), "rounding", "stochastic")
+        matching = plain.having(corrections=right)
+        rows += wrong(matching, "rounding", "corrected")
+    return {
+        "rounding": rows,
+        "corrections": wrong(half, "corrections", right)
+        + wrong(corrected, "corrections", [], right[:1], right[0], *_with_first(right, *firsts)),
+        "seeds": wrong(half, "seeds", seeds)
+        + wrong(stochastic, "seeds", [], seeds[:1], 1, [1, 0.5], [1, 2**63], [-(2**63) - 1, 1]),
     }
 
 
@@ -232,7 +302,9 @@ def _optimizer_step_8bit(forms: _Forms) -> dict[str, Rows]:
     maps = plain.arguments["code_maps"]
     firsts = (*_tables(maps[0]), NOT_A_TENSOR)
     unusable = _with_first(maps, *_unusable_tables(maps[0]))
-    return _step(plain) | {
+    found = _step(plain)
+    found["rule"] += wrong(_of_rule(plain, "sgd"), "rule", "sgd")
+    return found | {
         "codes": _list(plain, "codes"),
         "absmax": _list(plain, "absmax"),
         "code-maps": wrong(plain, "code_maps", maps[:1], *_with_first(maps, *firsts))

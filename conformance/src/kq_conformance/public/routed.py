@@ -1,7 +1,6 @@
 """The operations of `Subject`, as calls of the public functions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from kq_conformance.public.gradients import gradients_of
 from kq_conformance.public.states import check_state, state_4bit, state_8bit
 from kq_conformance.public.tensors import from_tensor, to_tensor
 from kq_conformance.reference import Hyper, count_blocks
-from kq_conformance.subject import Outputs, Route, StoredScales
+from kq_conformance.subject import Outputs, Rounding, Route, StoredScales
 
 __all__ = ["RoutedOperations"]
 
@@ -222,18 +221,25 @@ class RoutedOperations:
         code_maps: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
         """See `Subject.optimizer_step_8bit`."""
         call = self._new_call()
-        updated = self._updated(params=params, codes=codes, absmax=absmax)
+        updated = self._updated(
+            params=params, codes=codes, absmax=absmax, corrections=rounding.corrections
+        )
         call.run(
             kq.optimizer_step_8bit,
             rule,
             grads=[call.take(f"grads[{i}]", each) for i, each in enumerate(grads)],
             code_maps=[call.take(f"code_maps[{i}]", each) for i, each in enumerate(code_maps)],
             steps=list(steps),
+            rounding=rounding.name,
+            seeds=list(rounding.seeds),
             **updated,
-            **asdict(hyper),
+            **hyper.common,
+            **hyper.own,
         )
         return _listed(updated)
 
@@ -245,17 +251,22 @@ class RoutedOperations:
         states: Sequence[Stored],
         steps: Sequence[int],
         hyper: Hyper,
+        *,
+        rounding: Rounding,
     ) -> Outputs:
         """See `Subject.optimizer_step_32bit`."""
         call = self._new_call()
-        updated = self._updated(params=params, states=states)
+        updated = self._updated(params=params, states=states, corrections=rounding.corrections)
         call.run(
             kq.optimizer_step_32bit,
             rule,
             grads=[call.take(f"grads[{i}]", each) for i, each in enumerate(grads)],
             steps=list(steps),
+            rounding=rounding.name,
+            seeds=list(rounding.seeds),
             **updated,
-            **asdict(hyper),
+            **hyper.common,
+            **hyper.own,
         )
         return _listed(updated)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import kq_functional as kq
 from kq_conformance.public.states import state_8bit
+from kq_conformance.reference import RULES
 
 __all__ = ["Invocation", "Sample", "invocations", "tensors_in"]
 
@@ -23,6 +24,8 @@ class Sample:
         quant_type: "nf4" or "fp4"; None for operations that are not of 4 bits.
         blocksize: elements that share a scale; None where it does not apply.
         device: torch device type of all tensors.
+        rule: update rule of an optimizer.
+        rounding: of the parameters that an optimizer steps.
     """
 
     op: str
@@ -30,6 +33,8 @@ class Sample:
     quant_type: str | None
     blocksize: int | None
     device: str
+    rule: str = "adam"
+    rounding: str = "nearest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,42 +237,44 @@ def _linear_4bit_grouped_backward(sample: Sample) -> dict[str, Invocation]:
     return {"plain": Invocation(torch.ops.kq.linear_4bit_grouped_backward, arguments)}
 
 
-_HYPER = {
-    "lr": 1e-3,
-    "beta1": 0.9,
-    "beta2": 0.99,
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "decoupled": True,
-    "maximize": False,
-}
 _SIZES = (300, 21)
 
 
-def _optimizer_step_8bit(sample: Sample) -> dict[str, Invocation]:
-    make = _Maker(sample)
-    arguments = {
-        "rule": "adam",
+def _step(sample: Sample, make: _Maker) -> dict[str, Any]:
+    """What both optimizer steps take."""
+    rule = RULES[sample.rule]
+    hyper = rule.hyper(weight_decay=0.1, decoupled=rule.decouples)
+    seeds = [7, -7] if sample.rounding == "stochastic" else []
+    corrected = _SIZES if sample.rounding == "corrected" else ()
+    return {
+        "rule": sample.rule,
         "params": [make.numbers(size) for size in _SIZES],
         "grads": [make.numbers(size) for size in _SIZES],
-        "codes": [make.codes(size) for size in _SIZES * 2],
-        "absmax": [make.scales(-(-size // 256)) for size in _SIZES * 2],
-        "code_maps": [make.code_map(), make.code_map(signed=False)],
         "steps": [3, 1],
+        "rounding": sample.rounding,
+        "seeds": seeds,
+        "corrections": [make.codes(size).view(torch.int8) for size in corrected],
+        **hyper.common,
+        **hyper.own,
     }
-    return {"plain": Invocation(kq.optimizer_step_8bit, arguments | _HYPER)}
+
+
+def _optimizer_step_8bit(sample: Sample) -> dict[str, Invocation]:
+    make, signed = _Maker(sample), RULES[sample.rule].signed
+    sizes = _SIZES * len(signed)
+    states = {
+        "codes": [make.codes(size) for size in sizes],
+        "absmax": [make.scales(-(-size // 256)) for size in sizes],
+        "code_maps": [make.code_map(each) for each in signed],
+    }
+    return {"plain": Invocation(kq.optimizer_step_8bit, _step(sample, make) | states)}
 
 
 def _optimizer_step_32bit(sample: Sample) -> dict[str, Invocation]:
     make = _Maker(sample)
-    arguments = {
-        "rule": "adam",
-        "params": [make.numbers(size) for size in _SIZES],
-        "grads": [make.numbers(size) for size in _SIZES],
-        "states": [make.scales(size) for size in _SIZES * 2],
-        "steps": [3, 1],
-    }
-    return {"plain": Invocation(kq.optimizer_step_32bit, arguments | _HYPER)}
+    states = [make.scales(size) for size in _SIZES * len(RULES[sample.rule].signed)]
+    arguments = _step(sample, make) | {"states": states}
+    return {"plain": Invocation(kq.optimizer_step_32bit, arguments)}
 
 
 def _size(sample: Sample) -> int:

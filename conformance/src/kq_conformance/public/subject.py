@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -186,7 +187,14 @@ class PublicSubject(RoutedOperations):
         )
 
     def check(
-        self, name: str, op: str, dtype: str, quant_type: str | None, blocksize: int | None
+        self,
+        name: str,
+        op: str,
+        dtype: str,
+        quant_type: str | None,
+        blocksize: int | None,
+        rule: str | None,
+        rounding: str | None,
     ) -> None:
         """Ask what has no results to compare with a reference; see `kq_conformance.public.checks`.
 
@@ -196,12 +204,16 @@ class PublicSubject(RoutedOperations):
             dtype: of the unquantized tensor.
             quant_type: "nf4" or "fp4", or None where it does not apply.
             blocksize: elements that share a scale, or None where it does not apply.
+            rule: update rule of an optimizer, or None.
+            rounding: of the parameters that an optimizer steps, or None.
 
         Raises:
             ContractBreachError: saying what is wrong.
         """
         kind, _, argument = name.partition("/")
         sample = Sample(op, dtype, quant_type, blocksize, self._device)
+        if rule is not None and rounding is not None:
+            sample = replace(sample, rule=rule, rounding=rounding)
         with kq.use_backend(self._backend_name):
             CHECKS[kind](sample, argument)
 

@@ -28,6 +28,8 @@ def from_tensor(tensor: Tensor) -> Stored:
 
 def bytes_of(tensor: Tensor) -> Array:
     """The elements of a tensor in row-major order, copied: uint8 [bytes]."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
     # An own copy: a tensor without elements, or with one, may have strides that forbid the view.
     dense = torch.empty(tensor.numel(), dtype=tensor.dtype)
     dense.copy_(tensor.detach().reshape(-1))

@@ -8,6 +8,7 @@ from torch import Tensor
 import kq_functional as kq
 from kq_conformance.public.samples import Invocation, Sample, invocations, tensors_in
 from kq_conformance.public.tensors import bytes_of
+from kq_conformance.reference import RULES
 from kq_conformance.subject import ContractBreachError
 
 __all__ = ["compiles", "opcheck", "registered"]
@@ -63,7 +64,16 @@ def registered(sample: Sample) -> _Registered:
                 arguments[name] = arguments[name].clone().requires_grad_(differentiable)
             found.append((packet.default, arguments))
         return found
+    if sample.op.startswith("optimizer"):
+        return [(packet.default, _step(plain))]
     return [(packet.default, plain)]
+
+
+def _step(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an op from those of its public function: the rule's numbers as a list."""
+    rest = dict(arguments)
+    hyper = [rest.pop(name) for name in RULES[rest["rule"]].usual]
+    return rest | {"hyper": hyper}
 
 
 def _weight(arguments: dict[str, Any]) -> dict[str, Any]:

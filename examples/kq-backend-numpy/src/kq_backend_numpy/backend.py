@@ -14,6 +14,7 @@ class Capability(NamedTuple):
     quant_types: frozenset[str] = frozenset()
     blocksizes: frozenset[int] | None = None
     rules: frozenset[str] = frozenset()
+    roundings: frozenset[str] = frozenset({"nearest"})
     dtypes: frozenset[str] = frozenset({"float32", "bfloat16", "float16"})
     devices: frozenset[str] | None = frozenset({"cpu"})
 
@@ -111,7 +112,7 @@ class NumpyBackend:
         self, rule: str, params: T, grads: T, codes: T, absmax: T, code_maps: T, steps: T, **h: Any
     ) -> None:
         """Step n parameters by hyperparameters h; codes, absmax: n first moments, then n second."""
-        with _begin("optimizer_step_8bit", *params, rule=rule):
+        with _begin("optimizer_step_8bit", *params, rule=rule, rounding=h["rounding"]):
             n, tables = len(params), [load(each) for each in code_maps]
             for i, step in enumerate(steps):
                 states = list(zip(codes[i::n], absmax[i::n], tables, strict=True))
@@ -125,7 +126,7 @@ class NumpyBackend:
         self, rule: str, params: T, grads: T, states: T, steps: T, **h: Any
     ) -> None:
         """Step n parameters by hyperparameters h; states: n first moments, then n second."""
-        with _begin("optimizer_step_32bit", *params, rule=rule):
+        with _begin("optimizer_step_32bit", *params, rule=rule, rounding=h["rounding"]):
             for i, step in enumerate(steps):
                 changed = [params[i], *states[i :: len(params)]]
                 store(changed, _adam(step, h, load(grads[i]), *map(load, changed)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .arguments import check_flags, check_integers, check_lists, check_numbers
 from .eager import are_plain, is_plain_here
 from .ops import optimizer as ops
-from .rules import RULES, check_rule
+from .rules import RULES, check_rounding, check_rule
 
 _is_cpu = attrgetter("is_cpu")
 
@@ -64,7 +64,7 @@ def optimizer_step_8bit(
         TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
     check_lists(Tensor, codes=codes, absmax=absmax, code_maps=code_maps)
-    options = _options(rule, params, grads, steps, corrections, seeds, hyper)
+    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
     check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
     check_flags(decoupled=decoupled, maximize=maximize)
     plain = _is_plain(params, grads, codes, absmax, code_maps, corrections)
@@ -82,7 +82,6 @@ def optimizer_step_8bit(
         decoupled=decoupled,
         maximize=maximize,
         grad_scale=grad_scale,
-        rounding=rounding,
         **options,
     )
 
@@ -131,7 +130,7 @@ def optimizer_step_32bit(
         TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
     check_lists(Tensor, states=states)
-    options = _options(rule, params, grads, steps, corrections, seeds, hyper)
+    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
     check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
     check_flags(decoupled=decoupled, maximize=maximize)
     plain = _is_plain(params, grads, states, corrections)
@@ -147,7 +146,6 @@ def optimizer_step_32bit(
         decoupled=decoupled,
         maximize=maximize,
         grad_scale=grad_scale,
-        rounding=rounding,
         **options,
     )
 
@@ -167,12 +165,14 @@ def _options(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     steps: Sequence[int],
+    rounding: str,
     corrections: Sequence[Tensor],
     seeds: Sequence[int],
     hyper: dict[str, float],
 ) -> dict[str, Any]:
-    """Check Python types; return the last three arguments as the ops take them."""
+    """Check Python types; return the last four arguments as the ops take them."""
     check_rule(rule)
+    check_rounding(rounding)
     check_lists(Tensor, params=params, grads=grads, corrections=corrections)
     check_integers(steps=steps, seeds=seeds)
     names = RULES[rule].hyper
@@ -184,4 +184,4 @@ def _options(
             raise TypeError(f"{name} must be given for rule {rule!r}")
     check_numbers(**hyper)
     ordered = [float(hyper[name]) for name in names]
-    return {"corrections": corrections, "seeds": seeds, "hyper": ordered}
+    return {"rounding": rounding, "corrections": corrections, "seeds": seeds, "hyper": ordered}

@@ -99,14 +99,16 @@ ROUNDINGS = ("nearest", "stochastic", "corrected")
 """How a new parameter, known in float32, is stored; see `optimizer_step_32bit`."""
 
 
-def check_rule(rule: object) -> None:
-    """Raise ValueError unless `rule` is a known update rule."""
+def check_rule(rule: object, *, coded: bool = False) -> None:
+    """Raise ValueError unless `rule` is a known update rule, with states if these are coded."""
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if coded and not RULES[str(rule)].signed:
+        raise ValueError(f"rule must have states to be kept in 8 bits, got {rule!r}")
 
 
-def check_rounding(rounding: object, dtype: torch.dtype) -> None:
-    """Raise ValueError unless parameters of this dtype can be rounded so."""
+def check_rounding(rounding: object, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Raise ValueError unless parameters of this dtype can be rounded so; bfloat16 can any way."""
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
     if rounding != "nearest" and dtype != torch.bfloat16:

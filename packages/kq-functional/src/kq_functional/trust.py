@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from .update_rules import NotNegative, Range
 
-Positive = Annotated[float, Range("finite and above 0", math.ulp(0.0))]
+Positive = Annotated[float, Range("above 0 and below 2^127", math.ulp(0.0))]
 
 
 @dataclass(frozen=True)

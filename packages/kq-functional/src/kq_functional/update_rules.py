@@ -21,14 +21,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers are accepted: finite ones from `least` on, below `limit`."""
+    """Which numbers are accepted: from `least` to below `limit`, in the range of float32."""
 
     words: str
-    least: float = -math.inf
-    limit: float = math.inf
+    least: float = -(2.0**127)
+    limit: float = 2.0**127
 
     def __contains__(self, value: float) -> bool:
-        return math.isfinite(value) and self.least <= value < self.limit
+        return self.least <= value < self.limit
 
 
 class Flag(Range):
@@ -39,8 +39,8 @@ class Flag(Range):
 
 
 Decay = Annotated[float, Range("at least 0 and below 1", 0, 1)]
-NotNegative = Annotated[float, Range("finite and not negative", 0)]
-Finite = Annotated[float, Range("finite")]
+NotNegative = Annotated[float, Range("not negative and below 2^127", 0)]
+Finite = Annotated[float, Range("between -2^127 and 2^127")]
 Switch = Annotated[float, Flag("0 or 1")]
 
 Direction = tuple[Tensor, float]

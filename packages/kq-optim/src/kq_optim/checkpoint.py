@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kq_optim.codecs import Codec, TensorSpec, codec_for, describe_header
-from kq_optim.options import STORAGE_OPTIONS, check_option
-from kq_optim.placement import PLACEMENTS
-from kq_optim.rules import Rule
+from kq_optim.layout import Layout, describe_header
+from kq_optim.options import STORAGE_OPTIONS, Check
+from kq_optim.parameters import describe_param, options_of
 
 Group = dict[str, Any]
 
-
-def describe_param(group: Mapping[str, Any], index: int) -> str:
-    """Names a parameter in messages."""
-    shape = list(group["params"][index].shape)
-    if "param_names" in group:
-        return f"parameter {group['param_names'][index]!r} of shape {shape}"
-    return f"parameter {index} of its group, of shape {shape},"
+_ADDED = ("amsgrad", "decoupled")
+"""Options that checkpoints of version 1 do not have: they stay as the optimizer was made."""
 
 
 def read_groups(
-    state_dict: Mapping[str, Any], current: Sequence[Group], option_names: Sequence[str]
+    state_dict: Mapping[str, Any],
+    current: Sequence[Group],
+    option_names: Sequence[str],
+    check_option: Check,
 ) -> list[Group]:
     """Combines saved hyperparameters with the current parameters and storage options.
 
@@ -34,6 +31,7 @@ def read_groups(
         state_dict: what `Optimizer.state_dict` returned.
         current: the optimizer's groups; not changed.
         option_names: the options that a group must have.
+        check_option: checks the value of any of them.
 
     Returns:
         New groups.
@@ -49,7 +47,9 @@ def read_groups(
     groups = []
     for number, (saved, now) in enumerate(zip(saved_groups, current, strict=True)):
         where = f"state_dict['param_groups'][{number}]"
-        missing = [name for name in ("params", *option_names) if name not in saved]
+        absent = [name for name in option_names if name not in saved]
+        kept_names = (*STORAGE_OPTIONS, *(name for name in absent if name in _ADDED))
+        missing = [name for name in ("params", *absent) if name not in (*saved, *kept_names)]
         if missing:
             raise ValueError(f"{where} lacks {', '.join(missing)}")
         if len(saved["params"]) != len(now["params"]):
@@ -58,26 +58,29 @@ def read_groups(
                 f"the optimizer's group has {len(now['params'])}"
             )
         for name in option_names:
-            _check_saved(where, name, saved[name])
-        kept = {"params": now["params"], **{name: now[name] for name in STORAGE_OPTIONS}}
+            if name in saved and name not in STORAGE_OPTIONS:
+                _check_saved(where, name, saved[name], check_option)
+        kept = {"params": now["params"], **{name: now[name] for name in kept_names}}
         if "param_names" in now:
             kept.setdefault("param_names", saved.get("param_names", now["param_names"]))
         group = deepcopy({key: value for key, value in saved.items() if key not in kept}) | kept
-        overrides = _merged_overrides(saved, now, where, option_names)
+        overrides = _merged_overrides(saved, now, where, option_names, check_option)
         group.pop("overrides", None)
         groups.append(group | ({"overrides": overrides} if overrides else {}))
     return groups
 
 
 def read_state(
-    state_dict: Mapping[str, Any], groups: Sequence[Group], rule: Rule
+    state_dict: Mapping[str, Any],
+    groups: Sequence[Group],
+    layout_for: Callable[[Tensor, Mapping[str, Any]], Layout],
 ) -> dict[Tensor, dict[str, Tensor]]:
-    """Copies saved state to where the parameters are.
+    """Copies saved state to where the optimizer keeps it.
 
     Args:
         state_dict: what `Optimizer.state_dict` returned.
         groups: the result of `read_groups`.
-        rule: the optimizer's rule.
+        layout_for: the layout of a parameter with these options.
 
     Returns:
         State by parameter.
@@ -95,25 +98,31 @@ def read_state(
     unknown = [key for key in saved_state if key not in places]
     if unknown:
         raise ValueError(f"state_dict['state'] has entries of no parameter: {unknown}")
-    state = {}
+    checked = []
     for key, saved in saved_state.items():
         if saved == {}:  # a parameter that has not taken a step
             continue
         group, index = places[key]
         param = group["params"][index]
-        options = {**group, **group.get("overrides", {}).get(index, {})}
-        codec = codec_for(param, options)
         try:
-            _check_state(saved, codec, rule, param)
+            layout = layout_for(param, options_of(group, index))
+            _check_state(saved, layout, param)
         except (TypeError, ValueError) as error:
             raise type(error)(f"state of {describe_param(group, index)}: {error}") from None
-        placement = PLACEMENTS[options["placement"]]
-        state[param] = {
-            name: placement.empty(tuple(tensor.shape), tensor.dtype, param.device).copy_(tensor)
-            if name in codec.specs(rule, param)
-            else tensor.to("cpu", copy=True)
-            for name, tensor in saved.items()
-        }
+        checked.append((param, layout, saved))
+    return {param: _copy(saved, layout, param.device) for param, layout, saved in checked}
+
+
+def _copy(saved: Mapping[str, Tensor], layout: Layout, device: torch.device) -> dict[str, Tensor]:
+    state = {}
+    for name, tensor in saved.items():
+        if name in layout.scalars():
+            state[name] = tensor.to("cpu", copy=True)
+        else:
+            memory = layout.placement.empty(tuple(tensor.shape), tensor.dtype, device)
+            state[name] = memory.copy_(tensor)
+    layout.placement.release(state.values())
+    state["format"] = layout.format()
     return state
 
 
@@ -127,7 +136,7 @@ def _entry(state_dict: Mapping[str, Any], key: str, kind: type) -> Any:
     return state_dict[key]
 
 
-def _check_saved(where: str, name: str, value: object) -> None:
+def _check_saved(where: str, name: str, value: object, check_option: Check) -> None:
     try:
         check_option(name, value)
     except (TypeError, ValueError) as error:
@@ -135,7 +144,11 @@ def _check_saved(where: str, name: str, value: object) -> None:
 
 
 def _merged_overrides(
-    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, option_names: Sequence[str]
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    where: str,
+    option_names: Sequence[str],
+    check_option: Check,
 ) -> dict[int, dict[str, Any]]:
     """Overridden hyperparameters as saved, overridden storage options as they are now."""
     merged: dict[int, dict[str, Any]] = {}
@@ -145,8 +158,8 @@ def _merged_overrides(
         for name, value in options.items():
             if name not in option_names:
                 raise ValueError(f"{where} has an override of no option: {name!r}")
-            _check_saved(where, name, value)
             if name not in STORAGE_OPTIONS:
+                _check_saved(where, name, value, check_option)
                 merged.setdefault(index, {})[name] = deepcopy(value)
     for index, options in now.get("overrides", {}).items():
         for name in STORAGE_OPTIONS:
@@ -155,22 +168,19 @@ def _merged_overrides(
     return merged
 
 
-def _check_state(saved: object, codec: Codec, rule: Rule, param: Tensor) -> None:
+def _check_state(saved: object, layout: Layout, param: Tensor) -> None:
     if not isinstance(saved, Mapping):
         raise TypeError(f"must be a dict, got {type(saved).__name__}")
-    specs = {
-        "step": TensorSpec((), torch.int64, 0),
-        "format": TensorSpec((len(codec.header(rule)),), torch.int32, 0),
-        **codec.specs(rule, param),
-    }
+    specs = {**layout.scalars(), **layout.specs(param)}
     header = saved.get("format")
     if isinstance(header, Tensor) and header.dtype == torch.int32:
-        found = tuple(header.flatten().tolist())
-        if found != codec.header(rule):  # before the rest: it explains what else differs
+        found = header.flatten().tolist()
+        if found not in layout.readable_headers:  # before the rest: it explains what else differs
             raise ValueError(
                 f"saved as {describe_header(found)}, "
-                f"but this optimizer keeps {describe_header(codec.header(rule))}"
+                f"but this optimizer keeps {describe_header(layout.header)}"
             )
+        specs["format"] = specs["format"]._replace(shape=(len(found),))
     if set(saved) != set(specs):
         missing = sorted(set(specs) - set(saved))
         unexpected = sorted(map(str, set(saved) - set(specs)))

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 import kq_functional as kq
-from kq_optim.placement import Placement
-from kq_optim.rules import Rule
-
-STATE_VERSION = 1
+from kq_functional import Rule
 
 _CODE_MAPS: dict[tuple[bool, torch.device], Tensor] = {}
 
@@ -23,23 +20,20 @@ class TensorSpec(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fill: int
+    first: float
 
 
 class Batch(NamedTuple):
     """Parameters that take a step together; the lists have one entry for each."""
 
-    params: list[Tensor]
-    grads: list[Tensor]
-    states: list[dict[str, Tensor]]
-    steps: list[int]
+    params: Sequence[Tensor]
+    grads: Sequence[Tensor]
+    states: Sequence[Mapping[str, Tensor]]
+    steps: Sequence[int]
 
 
 class Codec(ABC):
-    """How the state of a parameter is stored.
-
-    State dict of one parameter: `step`, an int64 scalar on CPU: steps taken; `format`, int32 on
-    CPU, see `header`; and the tensors that `specs` describes.
+    """How the values of a rule's state are stored.
 
     Attributes:
         description: for error messages.
@@ -52,8 +46,8 @@ class Codec(ABC):
     blocksize: int
 
     @abstractmethod
-    def specs(self, rule: Rule, param: Tensor) -> dict[str, TensorSpec]:
-        """The state tensors of a parameter, by name."""
+    def specs(self, rule: Rule, param: Tensor, first: float = 0.0) -> dict[str, TensorSpec]:
+        """The state tensors of a parameter, by name; `first` is the value that they start from."""
 
     @abstractmethod
     def maps(self, rule: Rule) -> tuple[int, ...]:
@@ -66,23 +60,8 @@ class Codec(ABC):
         Args:
             rule: what to do.
             batch: parameters, each with a gradient of its dtype.
-            arguments: hyperparameters, as kq_functional names them.
+            arguments: hyperparameters and rounding, as kq_functional names them.
         """
-
-    def header(self, rule: Rule) -> tuple[int, ...]:
-        """Content of `format`: version, rule, codec, blocksize, and the code map of each state."""
-        return (STATE_VERSION, rule.id, self.id, self.blocksize, *self.maps(rule))
-
-    def new_state(self, rule: Rule, param: Tensor, placement: Placement) -> dict[str, Tensor]:
-        """State of a parameter before its first step."""
-        state = {
-            "step": torch.zeros((), dtype=torch.int64, device="cpu"),
-            "format": torch.tensor(self.header(rule), dtype=torch.int32, device="cpu"),
-        }
-        for name, spec in self.specs(rule, param).items():
-            tensor = placement.empty(spec.shape, spec.dtype, param.device)
-            state[name] = tensor.fill_(spec.fill)
-        return state
 
 
 class Float32(Codec):
@@ -92,9 +71,9 @@ class Float32(Codec):
     id = 1
     blocksize = 0
 
-    def specs(self, rule: Rule, param: Tensor) -> dict[str, TensorSpec]:
+    def specs(self, rule: Rule, param: Tensor, first: float = 0.0) -> dict[str, TensorSpec]:
         """`state1`, `state2`, ...: float32, shape of the parameter."""
-        spec = TensorSpec(tuple(param.shape), torch.float32, 0)
+        spec = TensorSpec(tuple(param.shape), torch.float32, first)
         return {f"state{number}": spec for number, _ in enumerate(rule.signed, 1)}
 
     def maps(self, rule: Rule) -> tuple[int, ...]:
@@ -124,14 +103,15 @@ class Dynamic8bit(Codec):
     id = 2
     blocksize = 256
 
-    def specs(self, rule: Rule, param: Tensor) -> dict[str, TensorSpec]:
+    def specs(self, rule: Rule, param: Tensor, first: float = 0.0) -> dict[str, TensorSpec]:
         """`state1`...: uint8, shape of the parameter; `absmax1`...: float32 [blocks]."""
         blocks = -(-param.numel() // self.blocksize)
         specs = {}
         for number, signed in enumerate(rule.signed, 1):
-            zero = int(_code_map(signed, torch.device("cpu")).abs().argmin())
-            specs[f"state{number}"] = TensorSpec(tuple(param.shape), torch.uint8, zero)
-            specs[f"absmax{number}"] = TensorSpec((blocks,), torch.float32, 0)
+            # A block of one value is that value times the code of 1, which both maps have exactly.
+            code = (code_map(signed) - (1 if first else 0)).abs().argmin()
+            specs[f"state{number}"] = TensorSpec(tuple(param.shape), torch.uint8, int(code))
+            specs[f"absmax{number}"] = TensorSpec((blocks,), torch.float32, first)
         return specs
 
     def maps(self, rule: Rule) -> tuple[int, ...]:
@@ -147,7 +127,7 @@ class Dynamic8bit(Codec):
             batch.grads,
             _columns(batch.states, "state", rule),
             _columns(batch.states, "absmax", rule),
-            [_code_map(signed, device) for signed in rule.signed],
+            [code_map(signed, device) for signed in rule.signed],
             batch.steps,
             **arguments,
         )
@@ -157,33 +137,27 @@ CODECS: dict[str, Codec] = {"32bit": Float32(), "8bit": Dynamic8bit()}
 """Codecs by the value of the option `state`."""
 
 
-def codec_for(param: Tensor, options: Mapping[str, Any]) -> Codec:
-    """The codec that a parameter's options ask for.
+def codec_for(rule: Rule, size: int, options: Mapping[str, Any]) -> Codec:
+    """The codec that the options of a parameter of `size` elements ask for.
 
     Small parameters keep full precision: they need little memory, and norms and biases are
-    sensitive. The size is that of the whole parameter, so that shards of it agree.
+    sensitive. The size is that of the whole parameter, so that shards of it agree. A rule without
+    state has nothing to encode.
     """
-    small = options["state"] == "8bit" and param.numel() < options["min_8bit_size"]
-    return CODECS["32bit" if small else options["state"]]
+    exact = not rule.signed or size < options["min_8bit_size"]
+    return CODECS["32bit" if exact else options["state"]]
 
 
-def describe_header(header: Sequence[int]) -> str:
-    """Readable form of a `format` header, which may come from a foreign or damaged file."""
-    if len(header) < 4:
-        return f"unreadable format {list(header)}"
-    version, rule, codec_id, blocksize, *maps = header
-    names = {codec.id: codec.description for codec in CODECS.values()}
-    codec = names.get(codec_id, f"unknown codec {codec_id}")
-    return f"{codec} (version {version}, rule {rule}, blocksize {blocksize}, maps {maps})"
-
-
-def _columns(states: Sequence[Mapping[str, Tensor]], name: str, rule: Rule) -> list[Tensor]:
-    """First state tensor of all parameters, then the second of all, and so on."""
-    return [state[f"{name}{number}"] for number, _ in enumerate(rule.signed, 1) for state in states]
-
-
-def _code_map(signed: bool, device: torch.device) -> Tensor:
+def code_map(signed: bool, device: torch.device | None = None) -> Tensor:
+    """The dynamic map on a device, the CPU if none is given; shared, not to be changed."""
+    device = device or torch.device("cpu")
     key = (signed, device)
     if key not in _CODE_MAPS:
         _CODE_MAPS[key] = kq.create_dynamic_map(signed=signed).to(device)
     return _CODE_MAPS[key]
+
+
+def _columns(states: Sequence[Mapping[str, Tensor]], name: str, rule: Rule) -> list[Tensor]:
+    """First state tensor of all parameters, then the second of all, and so on."""
+    keys = [f"{name}{number}" for number, _ in enumerate(rule.signed, 1)]
+    return [state[key] for key in keys for state in states]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from ctypes import c_float
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -15,6 +16,12 @@ from ..update_rules import Direction
 from ._torch_codes import TILE, decode, encode, encoding_device, midpoints
 from ._torch_norms import Norm
 from ._torch_rounding import Corrected, Nearest, Parameter, Stochastic
+
+CPU_TILE = 1 << 16
+"""Elements that a thread handles at a time: what is computed of them stays in the cache.
+
+This and `TILE` are multiples of the block size and of the chunks of a norm.
+"""
 
 
 class States(Protocol):
@@ -90,8 +97,9 @@ class _Step:
             p, own = param.load(part), states.load(part)
             u, factor = self._direction(p, self._gradient(flat[part]), own, step, trust)
             if self.weight_decay and self.decoupled and not self._decays_direction:
-                p.mul_(1 - self.lr * self.weight_decay)
-            p.add_(u, alpha=-self.lr * (factor if self._scales_gradient else factor * trust))
+                p.mul_(_single(1 - self.lr * self.weight_decay))
+            scale = factor if self._scales_gradient else factor * trust
+            p.add_(u, alpha=_single(-self.lr * scale))
             param.store(part, p)
             states.store(part, own)
 
@@ -107,21 +115,21 @@ class _Step:
         g = stored.float()
         if self.grad_scale != 1:
             # A tensor, not a number: torch may multiply by the reciprocal of a number.
-            g = g / torch.tensor(self.grad_scale, dtype=torch.float32, device=g.device)
+            g = g / torch.tensor(_single(self.grad_scale), device=g.device)
         return g.neg() if self.maximize else g
 
     def _direction(
         self, p: Tensor, g: Tensor, states: Sequence[Tensor], step: int, trust: float
     ) -> Direction:
         """Update `states` and return the direction, with the decay that belongs to it or to g."""
-        decay = self.weight_decay
+        decay = _single(self.weight_decay)
         if decay and not self.decoupled:
             g = g.add(p, alpha=decay)
         if self._scales_gradient:
-            g = g * trust
+            g = g * _single(trust)
         u, factor = self.rule.update(g, states, step, **self.rule.of_update(self.hyper))
         if decay and self.decoupled and self._decays_direction:
-            return (u * factor).add_(p, alpha=decay), 1.0
+            return (u * _single(factor)).add_(p, alpha=decay), 1.0
         return u, factor
 
     def _trust(self, param: Parameter, flat: Tensor, states: States, step: int) -> float:
@@ -139,10 +147,15 @@ class _Step:
         return trust.ratio(of_p.value, factor * of_other.value, self.weight_decay, self.hyper)
 
 
+def _single(constant: float) -> float:
+    """Round a constant to float32; what is too large is infinite, where torch would raise."""
+    return c_float(constant).value
+
+
 def _parts(flat: Tensor) -> Iterator[slice]:
-    # TILE is a multiple of the block size and of the chunks of a norm.
-    for start in range(0, flat.numel(), TILE):
-        yield slice(start, min(start + TILE, flat.numel()))
+    tile = CPU_TILE * torch.get_num_threads() if flat.is_cpu else TILE
+    for start in range(0, flat.numel(), tile):
+        yield slice(start, min(start + tile, flat.numel()))
 
 
 def _step(name: str, options: Mapping[str, Any]) -> _Step:

@@ -6,14 +6,15 @@ does not tell is checked here: dtype, device and the distance between rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, OPTIMIZER_BLOCKSIZE, QUANT_TYPES, dtype_name
-from ..rules import ROUNDINGS, RULES, check_rule
+from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, QUANT_TYPES, dtype_name
+from ..rules import RULES, check_rule
+from ._step_capabilities import step_capabilities
 from .base import Backend, BackendNotInstalledError, Capability, Scales
 
 _NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
@@ -25,18 +26,6 @@ def _four_bit(op: str) -> Capability:
     return Capability(op, _DTYPES, _CPU, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
 
 
-def _optimizer_step(op: str, rules: Iterable[str]) -> Capability:
-    blocksizes = frozenset({OPTIMIZER_BLOCKSIZE}) if op == "optimizer_step_8bit" else None
-    return Capability(
-        op,
-        _DTYPES,
-        _CPU,
-        blocksizes=blocksizes,
-        rules=frozenset(rules),
-        roundings=frozenset(ROUNDINGS),
-    )
-
-
 _CAPABILITIES = (
     _four_bit("quantize_4bit"),
     _four_bit("dequantize_4bit"),
@@ -46,8 +35,7 @@ _CAPABILITIES = (
     _four_bit("linear_4bit_backward"),
     _four_bit("linear_4bit_grouped"),
     _four_bit("linear_4bit_grouped_backward"),
-    _optimizer_step("optimizer_step_8bit", [name for name in RULES if RULES[name].signed]),
-    _optimizer_step("optimizer_step_32bit", RULES),
+    *step_capabilities(_CPU),
 )
 
 

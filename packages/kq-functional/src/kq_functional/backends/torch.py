@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from ..formats import (
     BLOCKSIZES_4BIT,
     FLOAT_DTYPES,
-    OPTIMIZER_BLOCKSIZE,
     QUANT_TYPES,
     check_blocksize,
     check_dtype,
@@ -19,7 +18,8 @@ from ..formats import (
     dtype_name,
 )
 from ..products import multiply, segments
-from ..rules import ROUNDINGS, RULES, check_rounding
+from ..rules import check_rounding, check_rule
+from ._step_capabilities import step_capabilities
 from ._torch_codes import (
     block_slice,
     byte_values,
@@ -35,22 +35,12 @@ from ._torch_optimizer import step_8bit, step_32bit
 from .base import OPS, Backend, Capability, Scales
 
 _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
-_RULES_8BIT = frozenset(name for name, rule in RULES.items() if rule.signed)
-_NEAREST = frozenset({"nearest"})
-_OF_BFLOAT16 = frozenset(ROUNDINGS) - _NEAREST
 
 
-def _capabilities(op: str) -> Iterator[Capability]:
-    if op.startswith("optimizer"):
-        eight_bit = op == "optimizer_step_8bit"
-        rules = _RULES_8BIT if eight_bit else frozenset(RULES)
-        blocksizes = frozenset({OPTIMIZER_BLOCKSIZE}) if eight_bit else None
-        for dtypes, roundings in ((_DTYPES, _NEAREST), (frozenset({"bfloat16"}), _OF_BFLOAT16)):
-            yield Capability(op, dtypes, None, frozenset(), blocksizes, rules, roundings)
-    elif "4bit" in op:
-        yield Capability(op, _DTYPES, None, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
-    else:
-        yield Capability(op, _DTYPES)
+def _capability(op: str) -> Capability:
+    if "4bit" in op:
+        return Capability(op, _DTYPES, None, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
+    return Capability(op, _DTYPES)
 
 
 def _check_4bit(name: str, tensor: Tensor, quant_type: str, blocksize: int) -> None:
@@ -64,9 +54,7 @@ def _check_8bit(name: str, tensor: Tensor, blocksize: int) -> None:
     check_blocksize(blocksize, four_bit=False)
 
 
-def _check_step(rules: frozenset[str], rule: str, params: Sequence[Tensor], rounding: str) -> None:
-    if rule not in rules:
-        raise NotImplementedError(f"rule must be one of {', '.join(sorted(rules))}, got {rule!r}")
+def _check_step(params: Sequence[Tensor], rounding: str) -> None:
     for dtype in {param.dtype for param in params}:
         check_dtype("params", dtype)
         check_rounding(rounding, dtype)
@@ -77,7 +65,10 @@ class TorchBackend(Backend):
 
     name = "torch"
     version = torch.__version__
-    capabilities = tuple(capability for op in OPS for capability in _capabilities(op))
+    capabilities = (
+        *(_capability(op) for op in OPS if not op.startswith("optimizer")),
+        *step_capabilities(None),
+    )
 
     def quantize_4bit(
         self, A: Tensor, packed: Tensor, absmax: Tensor, *, quant_type: str, blocksize: int
@@ -221,7 +212,8 @@ class TorchBackend(Backend):
         **options: Any,
     ) -> None:
         """Decode, update and re-encode tile by tile."""
-        _check_step(_RULES_8BIT, rule, params, options["rounding"])
+        check_rule(rule, coded=True)
+        _check_step(params, options["rounding"])
         step_8bit(rule, params, grads, codes, absmax, code_maps, steps, **options)
 
     def optimizer_step_32bit(
@@ -234,7 +226,8 @@ class TorchBackend(Backend):
         **options: Any,
     ) -> None:
         """Update tile by tile."""
-        _check_step(frozenset(RULES), rule, params, options["rounding"])
+        check_rule(rule)
+        _check_step(params, options["rounding"])
         step_32bit(rule, params, grads, states, steps, **options)
 
 

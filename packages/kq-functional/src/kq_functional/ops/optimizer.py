@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ..formats import OPTIMIZER_BLOCKSIZE
 from ..rules import RULES
@@ -51,6 +52,7 @@ def _groups(op: str, rule: str, params: Sequence[Tensor], rounding: str) -> list
     return [group(*kind, indices) for kind, indices in found.items()]
 
 
+@torch.no_grad()
 def _step(
     op: str,
     rule: str,
@@ -85,6 +87,8 @@ def _step(
         for param, stepped in zip(own, dense, strict=True):
             if stepped is not param:
                 param.copy_(stepped)
+    # A backend writes where torch does not see it; a graph that needs the old values must notice.
+    increment_version(params)
 
 
 def _step_8bit_fake(

@@ -134,9 +134,8 @@ def check_8bit(
     code_maps: Sequence[Tensor],
 ) -> None:
     """Raise unless the 8-bit states fit; the order of code maps is not looked at."""
+    check_rule(rule, coded=True)
     states = len(RULES[rule].signed)
-    if not states:
-        raise ValueError(f"rule must have states to be kept in 8 bits, got {rule!r}")
     check_states(rule, "codes", codes, params, torch.uint8)
     check_states(rule, "absmax", absmax, params, torch.float32, per_block=True)
     if len(code_maps) != states:

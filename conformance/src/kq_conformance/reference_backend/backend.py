@@ -1,25 +1,20 @@
-"""A backend whose operations are the float64 reference, stored in the caller's tensors.
+"""The reference behind the backend contract."""
 
-It is the first client of the suite, and the healthy body of the mutants (`kq_conformance.mutants`):
-each step of an operation is a small method, so that a mistake is one method. Tensors are read and
-written through their address, shape and strides; neither torch nor a kq package is needed.
-"""
-
-import ctypes
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kq_conformance import reference
 from kq_conformance.floats import FLOAT32, FORMATS, Array, Float64
-from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, OPTIMIZER_BLOCKSIZE, Codebook, Hyper
+from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, RULES, Codebook
+from kq_conformance.reference_backend.steps import WITH_STATES, OptimizerSteps
 
-__all__ = ["Capability", "ReferenceBackend", "backend", "format_of", "memory"]
+__all__ = ["Capability", "ReferenceBackend", "backend"]
 
 _QUANT_TYPES = frozenset({"nf4", "fp4"})
-_RULES = frozenset({"adam"})
+_BFLOAT16 = frozenset({"bfloat16"})
 _FOUR_BIT_OPS = (
     *("quantize_4bit", "dequantize_4bit", "linear_4bit", "linear_4bit_backward"),
     *("linear_4bit_grouped", "linear_4bit_grouped_backward"),
@@ -36,6 +31,7 @@ class Capability:
     quant_types: frozenset[str] = frozenset()
     blocksizes: frozenset[int] | None = None
     rules: frozenset[str] = frozenset()
+    roundings: frozenset[str] = frozenset({"nearest"})
 
 
 def _capabilities() -> tuple[Capability, ...]:
@@ -44,49 +40,20 @@ def _capabilities() -> tuple[Capability, ...]:
         *(Capability(op, quant_types=_QUANT_TYPES, blocksizes=sizes) for op in _FOUR_BIT_OPS),
         Capability("quantize_blockwise"),
         Capability("dequantize_blockwise"),
-        Capability("optimizer_step_8bit", rules=_RULES),
-        Capability("optimizer_step_32bit", rules=_RULES),
+        *_steps("optimizer_step_8bit", WITH_STATES),
+        *_steps("optimizer_step_32bit", frozenset(RULES)),
     )
 
 
-def format_of(tensor: Any) -> str:
-    """The name of a tensor's type: "float32", "bfloat16", "float16" or "uint8"."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def memory(tensor: Any, before: int = 0, after: int = 0) -> Array:
-    """The memory of a contiguous tensor as uint8 [bytes].
-
-    Args:
-        tensor: a tensor on the processor.
-        before: bytes before its first that are shown, too: not its own, for mutants.
-        after: the same behind its last byte.
-    """
-    size = before + tensor.numel() * tensor.element_size() + after
-    raw = (ctypes.c_uint8 * size).from_address(tensor.data_ptr() - before)
-    return np.ndarray((size,), dtype=np.uint8, buffer=raw)
-
-
-def _bits(tensor: Any) -> Array:
-    """The bit patterns of a tensor in place, in its shape and with its strides."""
-    kind = FORMATS[format_of(tensor)].bits_dtype if tensor.element_size() > 1 else np.dtype("u1")
-    shape = tuple(tensor.shape)
-    if 0 in shape:
-        return np.zeros(shape, dtype=kind)
-    strides = tuple(kind.itemsize * step for step in tensor.stride())
-    size = kind.itemsize + sum(
-        (length - 1) * step for length, step in zip(shape, strides, strict=True)
+def _steps(op: str, rules: frozenset[str]) -> tuple[Capability, ...]:
+    others = frozenset({"stochastic", "corrected"})
+    return (
+        Capability(op, rules=rules),
+        Capability(op, dtypes=_BFLOAT16, rules=rules, roundings=others),
     )
-    raw = (ctypes.c_uint8 * size).from_address(tensor.data_ptr())
-    return np.ndarray(shape, dtype=kind, buffer=raw, strides=strides)
 
 
-def _hyper(options: Mapping[str, Any]) -> Hyper:
-    """What the update rule reads; the rest of the options says that nothing special is asked."""
-    return Hyper(**{field.name: options[field.name] for field in fields(Hyper)})
-
-
-class ReferenceBackend:
+class ReferenceBackend(OptimizerSteps):
     """The reference behind the backend contract.
 
     What it takes: contiguous tensors on the processor; the unquantized input of a quantizer, a
@@ -101,25 +68,6 @@ class ReferenceBackend:
     def describe(self) -> dict[str, str]:
         """What it computes with."""
         return {"numpy": np.__version__}
-
-    # Memory.
-
-    def codes(self, tensor: Any) -> Array:
-        """Read codes: uint8, in the shape of the tensor."""
-        return _bits(tensor).copy()
-
-    def load(self, tensor: Any) -> Float64:
-        """Read numbers: float64, in the shape of the tensor."""
-        return FORMATS[format_of(tensor)].decode(_bits(tensor))
-
-    def write(self, tensor: Any, bits: Array) -> None:
-        """Write codes or bit patterns."""
-        _bits(tensor)[...] = bits
-
-    def store(self, tensor: Any, values: Float64) -> None:
-        """Write numbers, rounded to the type of the tensor."""
-        chosen = FORMATS[format_of(tensor)]
-        self.write(tensor, chosen.encode(chosen.round(values)))
 
     # Arguments.
 
@@ -147,40 +95,11 @@ class ReferenceBackend:
         if blocksize < 1:
             raise NotImplementedError(f"blocksize must be at least 1, got {blocksize!r}")
 
-    def check_rule(self, rule: str) -> None:
-        """Refuse what is not declared.
-
-        Raises:
-            NotImplementedError: naming the argument.
-        """
-        if rule not in _RULES:
-            raise NotImplementedError(f"rule must be one of {sorted(_RULES)}, got {rule!r}")
-
     # The steps of the operations.
 
     def codebook(self, quant_type: str) -> Codebook:
         """The table of a 4-bit type."""
         return reference.codebook_4bit(quant_type)
-
-    def code_map(self, values: Float64) -> Codebook:
-        """The table of an 8-bit operation, from the caller's values [256]."""
-        return reference.codebook_8bit(values)
-
-    def absmax(self, x: Float64, blocksize: int) -> Float64:
-        """The scale of each block [R, blocks] of x [R, C]."""
-        return reference.block_absmax(x, blocksize)
-
-    def spread(self, per_block: Float64, cols: int, blocksize: int) -> Float64:
-        """The scale of each element [R, cols], from those of the blocks [R, blocks]."""
-        return reference.spread(per_block, cols, blocksize)
-
-    def encode(self, x: Float64, scale: Float64, book: Codebook) -> Array:
-        """The code of each element; scale has the shape of x."""
-        return reference.encode(x, scale, book)
-
-    def decode(self, codes: Array, scale: Float64, book: Codebook) -> Float64:
-        """The number of each code, unrounded; scale has the shape of codes."""
-        return reference.decode(codes, scale, book)
 
     def pack(self, codes: Array, zero: int) -> Array:
         """Two codes in a byte: [R, C] to [R, ceil(C/2)]."""
@@ -233,24 +152,6 @@ class ReferenceBackend:
     ) -> Float64:
         """Multiply the rows of each expert by its weight of [E, N, K]."""
         return reference.linear_grouped_backward(grad, weights, counts)
-
-    def adam(
-        self, p: Float64, g: Float64, m: Float64, v: Float64, step: int, hyper: Hyper
-    ) -> tuple[Float64, Float64, Float64]:
-        """One step of one tensor; returns the new p, m and v."""
-        return reference.adam(p, g, m, v, step, hyper)
-
-    def load_state(self, codes: Array, absmax: Float64, book: Codebook) -> Float64:
-        """Decode a state [n] from codes [n] and absmax [ceil(n/256)]."""
-        scale = self.spread(absmax.reshape(1, -1), codes.size, OPTIMIZER_BLOCKSIZE)
-        return self.decode(codes, scale.reshape(-1), book)
-
-    def code_state(self, state: Float64, book: Codebook) -> tuple[Array, Float64]:
-        """Encode a state [n]: codes [n] and absmax [ceil(n/256)]."""
-        row = FLOAT32.round(state).reshape(1, -1)
-        absmax = self.absmax(row, OPTIMIZER_BLOCKSIZE)
-        codes = self.encode(row, self.spread(absmax, row.size, OPTIMIZER_BLOCKSIZE), book)
-        return codes.reshape(-1), absmax.reshape(-1)
 
     # The operations, as `kq_functional.backends.base.Backend` documents them.
 
@@ -331,52 +232,6 @@ class ReferenceBackend:
         shape = (len(counts), grad.shape[1], out.shape[1])
         weights = self.weights(packed, scales, out.shape[1], **o).reshape(shape)
         self.store(out, self.linear_grouped_backward(self.load(grad), weights, counts))
-
-    def optimizer_step_32bit(
-        self,
-        rule: str,
-        params: Sequence[Any],
-        grads: Sequence[Any],
-        states: Sequence[Any],
-        steps: Sequence[int],
-        **hyper: Any,
-    ) -> None:
-        """Step each tensor of the list; states: first moments of all, then second ones."""
-        self.check_rule(rule)
-        for i, step in enumerate(steps):
-            tensors = (params[i], states[i], states[len(params) + i])
-            p, m, v = (self.load(each) for each in tensors)
-            stepped = self.adam(p, self.load(grads[i]), m, v, step, _hyper(hyper))
-            for tensor, values in zip(tensors, stepped, strict=True):
-                self.store(tensor, values)
-
-    def optimizer_step_8bit(
-        self,
-        rule: str,
-        params: Sequence[Any],
-        grads: Sequence[Any],
-        codes: Sequence[Any],
-        absmax: Sequence[Any],
-        code_maps: Sequence[Any],
-        steps: Sequence[int],
-        **hyper: Any,
-    ) -> None:
-        """Step each tensor of the list: decode, update, encode with new scales."""
-        self.check_rule(rule)
-        books = [self.code_map(self.load(each)) for each in code_maps]
-        for i, step in enumerate(steps):
-            places = (i, len(params) + i)
-            m, v = (
-                self.load_state(self.codes(codes[j]).reshape(-1), self.load(absmax[j]), book)
-                for j, book in zip(places, books, strict=True)
-            )
-            p, g = (self.load(each).reshape(-1) for each in (params[i], grads[i]))
-            p, m, v = self.adam(p, g, m, v, step, _hyper(hyper))
-            self.store(params[i], p.reshape(tuple(params[i].shape)))
-            for j, state, book in zip(places, (m, v), books, strict=True):
-                new_codes, scales = self.code_state(state, book)
-                self.write(codes[j], new_codes.reshape(tuple(codes[j].shape)))
-                self.store(absmax[j], scales)
 
 
 backend = ReferenceBackend()

@@ -1,0 +1,1 @@
+"""The optimizers under their familiar names, a file for each family."""
