@@ -17,7 +17,7 @@ from kq_conformance.cases.codebooks import CODE_MAPS
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.grouped import COUNTS
 from kq_conformance.cases.matrices import MATRICES, anchored_sweep, midpoints, natural_sweep
-from kq_conformance.floats import FLOAT32, FORMATS, values_of
+from kq_conformance.floats import BFLOAT16, FLOAT32, FORMATS, values_of
 from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, RULES, codebook_8bit
 from kq_conformance.reference_backend import ReferenceBackend
 from kq_conformance.runner import Settings, run_case
@@ -358,6 +358,58 @@ class TestGrouped:
 
 
 class TestOptimizer:
+    def test_core_asks_for_every_rule_type_and_rounding(self):
+        asked = {
+            (d.op, d.rule, d.dtype, d.rounding)
+            for case in CORE
+            if (d := case.demand).rule is not None
+        }
+        assert asked == {
+            (f"optimizer_step_{bits}bit", name, dtype, rounding)
+            for name, rule in RULES.items()
+            for bits in (8, 32)
+            for dtype in FORMATS
+            for rounding in ("nearest", "stochastic", "corrected")
+            if (rule.signed or bits == 32) and (rounding == "nearest" or dtype == "bfloat16")
+        }
+
+    @pytest.mark.parametrize("rule", list(RULES))
+    def test_core_asks_every_rule_what_it_accepts(self, rule):
+        """Each hyperparameter of a rule's own takes at least two values, and so do the others."""
+        seen: dict[str, set[Any]] = {}
+        for case in CORE:
+            if case.demand.rule == rule and case.mode is Mode.VALUES and "public" not in case.id:
+                hyper = case.problem(0).hyper
+                for name, value in {**hyper.common, **hyper.own}.items():
+                    seen.setdefault(name, set()).add(value)
+        constant = {name for name, values in seen.items() if len(values) < 2}
+        assert constant == (set() if RULES[rule].decouples else {"decoupled"})
+
+    def test_norms_go_beyond_a_chunk_in_core(self):
+        ids = {case.id for case in CORE}
+        for name, rule in RULES.items():
+            for op in ("optimizer_step_8bit", "optimizer_step_32bit"):
+                assert (f"{op}/{name}/float32/large" in ids) == (rule.norm or name == "adam")
+
+    def test_seeds_use_all_of_their_range(self):
+        rounding = problem("optimizer_step_8bit/adam/bfloat16/stochastic/plain").rounding
+        assert rounding.seeds[:3] == [0, -1, 2**63 - 1]
+        assert len(set(rounding.seeds)) == 6
+
+    def test_master_weights_use_their_corrections(self):
+        asked = problem("optimizer_step_8bit/adam/bfloat16/corrected/plain")
+        corrections = asked.rounding.corrections[4].bits.view(np.int8)
+        assert corrections.min() < -120
+        assert corrections.max() > 120
+
+    def test_the_largest_numbers_step_beyond(self):
+        asked = problem("optimizer_step_32bit/sgd/bfloat16/largest")
+        p, g = (values_of(each[4]) for each in (asked.params, asked.grads))
+        assert {*np.abs(p).tolist()} == {BFLOAT16.largest, BFLOAT16.step(BFLOAT16.largest, -1)[()]}
+        over = np.isinf(BFLOAT16.round(p - g))
+        assert over.any()
+        assert not over.all()
+
     def test_denormal_moments_and_squares(self):
         asked = problem("optimizer_step_32bit/adam/float32/denormal")
         states = [values_of(each) for each in asked.states]

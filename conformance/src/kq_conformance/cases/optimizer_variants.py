@@ -83,6 +83,24 @@ _COMMON = {
     ),
 }
 
+# None of the usual numbers, for a rule's own hyperparameters: who has built one in shows.
+_OTHER_NUMBERS = {
+    "alpha": 0.9,
+    "beta1": 0.8,
+    "beta2": 0.95,
+    "beta3": 0.99,
+    "bias_correction": 0,
+    "dampening": 0.3,
+    "eps": 1e-4,
+    "lr_decay": 0.01,
+    "max_unorm": 1e-3,
+    "momentum": 0.8,
+    "nesterov": 1,
+    "t_alpha": 50.0,
+    "t_beta3": 500.0,
+    "trust_coefficient": 0.02,
+}
+
 _TWO_MOMENTS = {
     "slow-moments": _setting(beta1=0.99, beta2=0.99999),
     "no-momentum": _setting(beta1=0.0),
@@ -124,7 +142,7 @@ _OWN: dict[str, dict[str, Variant]] = {
         "warming-up": _setting(t_alpha=50.0, t_beta3=500.0),
         "no-slow-moment": replace(_setting(alpha=0.0), profile=_FULL),
     },
-    "lion": {"other-betas": _setting(beta1=0.5, beta2=0.999)},
+    "lion": {},
     "rmsprop": _SQUARES | {"huge-gradient": replace(_TWO_MOMENTS["huge-gradient"], profile=_FULL)},
     "rmsprop_momentum": _SQUARES | _PUSHED,
     "rmsprop_centered": _SQUARES,
@@ -165,7 +183,9 @@ def variants(rule: str) -> Iterator[tuple[str, Variant]]:
         yield from _of_adam().items()
         return
     known = RULES[rule]
-    for name, variant in (_COMMON | _OWN[rule]).items():
+    others = {name: _OTHER_NUMBERS[name] for name in known.usual}
+    own = _OWN[rule] | ({"other-numbers": Variant(others)} if others else {})
+    for name, variant in (_COMMON | own).items():
         changes = dict(variant.changes)
         if changes.get("decoupled") and not known.decouples:
             if name == "decoupled-decay":

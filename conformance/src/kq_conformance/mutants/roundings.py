@@ -54,6 +54,25 @@ class SeedsCutShort(ReferenceBackend):
         return super().random_words(seed & 0xFFFFFFFF, step, count)
 
 
+@killed_by("optimizer_step_32bit/adam/bfloat16/stochastic/plain")
+class SeedOfTheFirstParameter(ReferenceBackend):
+    """All parameters of a list are rounded with the seed of the first."""
+
+    def step_one(
+        self,
+        rule: str,
+        i: int,
+        param: Any,
+        grad: Any,
+        states: States,
+        step: int,
+        options: Mapping[str, Any],
+    ) -> States:
+        seeds = options["seeds"][:1] * len(options["seeds"])
+        same = {**options, "seeds": seeds}
+        return super().step_one(rule, i, param, grad, states, step, same)
+
+
 @killed_by("optimizer_step_8bit/adam/bfloat16/stochastic/large")
 class RandomNumbersRepeat(ReferenceBackend):
     """The index that a random number is made of has 16 bits."""
@@ -127,6 +146,15 @@ class ParameterTruncated(ReferenceBackend):
     def split_master(self, x: Float64) -> tuple[Array, Array]:
         p, correction = super().split_master(x)
         return np.where(correction > 127, p - 1, p).astype(np.uint16), correction
+
+
+@killed_by("optimizer_step_8bit/adam/bfloat16/corrected/nonfinite")
+class CorrectionsBesideNan(ReferenceBackend):
+    """A parameter that is NaN keeps a correction."""
+
+    def split_master(self, x: Float64) -> tuple[Array, Array]:
+        p, correction = super().split_master(x)
+        return p, np.where(np.isnan(x), 1, correction).astype(np.uint8)
 
 
 @killed_by("optimizer_step_32bit/sgd/bfloat16/corrected/largest")

@@ -7,7 +7,7 @@ import numpy as np
 
 from kq_conformance.floats import BFLOAT16, Float64
 from kq_conformance.mutants.mutant import States, Stepped, killed_by
-from kq_conformance.reference import Hyper, optimizer_step
+from kq_conformance.reference import RULES, Hyper, optimizer_step
 from kq_conformance.reference_backend import ReferenceBackend
 
 __all__ = ["OtherRule", "having"]
@@ -111,6 +111,16 @@ class LargestForgotten(OtherRule):
     def stepped(self, p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> Stepped:
         moved, (m, v, _) = super().stepped(p, g, states, step, hyper)
         return moved, (m, v, v)
+
+
+@killed_by("optimizer_step_8bit/amsgrad/float32/other-numbers")
+class UsualNumbersBuiltIn(OtherRule):
+    """Hyperparameters are accepted, and the usual ones used."""
+
+    rule = "amsgrad"
+
+    def stepped(self, p: Float64, g: Float64, states: States, step: int, hyper: Hyper) -> Stepped:
+        return super().stepped(p, g, states, step, having(hyper, **RULES[self.rule].usual))
 
 
 @killed_by("optimizer_step_8bit/ademamix/float32/plain", ledger="D3")
