@@ -173,49 +173,46 @@ def _weight(packed: Tensor, absmax: Tensor, K: int, blocksize: int) -> tuple[Arr
 
 
 @dataclass(frozen=True)
-class Moments:
-    """An optimizer's state of one parameter, as numbers.
+class States:
+    """An optimizer's states of one parameter, as numbers.
 
     Attributes:
-        first: first moment, in the shape of the parameter.
-        second: second moment.
+        values: in the shape of the parameter, in the order of the rule.
         step: steps taken.
-        decoded: whether the moments are products, code × absmax, that the step rounds.
+        decoded: whether they are products, code × absmax, that the step rounds.
     """
 
-    first: Tensor
-    second: Tensor
+    values: tuple[Tensor, ...]
     step: int
     decoded: bool
 
 
-def decode_moment(codes: Tensor, absmax: Tensor, code: Tensor) -> Tensor:
-    """An 8-bit moment as numbers, float64, in the shape of the codes."""
+def decode_state(codes: Tensor, absmax: Tensor, code: Tensor) -> Tensor:
+    """An 8-bit state as numbers, float64, in the shape of the codes."""
     blocks = codes.view(-1, reference.OPTIMIZER_BLOCKSIZE).int()
     return (code.double()[blocks] * absmax.double().unsqueeze(1)).view(codes.shape)
 
 
-def adam_step(
-    before: Tensor, grad: Tensor, moments: Moments, after: Tensor, hyper: reference.Hyper
+def optimizer_step(
+    rule: str, before: Tensor, grad: Tensor, states: States, after: Tensor, hyper: reference.Hyper
 ) -> Verdict:
     """The new parameter, within the forward error bound of one step from the state before it.
 
     Args:
+        rule: a rule of the reference.
         before: the parameter before the step, [R, C].
         grad: the gradient.
-        moments: the state before the step.
+        states: the states before the step.
         after: the parameter after it.
         hyper: hyperparameters.
     """
     rows = sampled_rows(len(before))
-    p, g, m, v = (
-        float64(each[rows]).ravel() for each in (before, grad, moments.first, moments.second)
-    )
-    step = moments.step + 1
-    state = [bounds.Enclosure.of(each).rounded(int(moments.decoded)) for each in (m, v)]
-    enclosure = bounds.enclose_step("adam", p, g, tuple(state), step, hyper)
-    expected, _ = reference.optimizer_step("adam", p, g, (m, v), step, hyper)
+    p, g, *values = (float64(each[rows]).ravel() for each in (before, grad, *states.values))
+    step = states.step + 1
+    enclosed = [bounds.Enclosure.of(each).rounded(int(states.decoded)) for each in values]
+    enclosure = bounds.enclose_step(rule, p, g, tuple(enclosed), step, hyper)
+    expected, _ = reference.optimizer_step(rule, p, g, tuple(values), step, hyper)
     dtype = dtype_name(before.dtype)
-    accepted = bounds.accept_param("adam", "parameter", expected, enclosure, dtype)
+    accepted = bounds.accept_param(rule, "parameter", expected, enclosure, dtype)
     with torch.no_grad():
         return _judged(accepted.judge(float64(after[rows]).ravel()))

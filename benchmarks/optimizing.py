@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ def contender(
     family: str,
     optimizer: torch.optim.Optimizer,
     param: nn.Parameter,
-    moments: Callable[[State], checks.Moments],
+    states: Callable[[State], checks.States],
     *,
     path: str = "",
     prepare: Callable[[], object] = nothing,
@@ -32,7 +32,7 @@ def contender(
         family: as in `Contender`.
         optimizer: made for `param`.
         param: from `work.parameter()`.
-        moments: reads the optimizer's state of the parameter.
+        states: reads the optimizer's state of the parameter.
         path: as in `Contender`.
         prepare: as in `Contender`.
     """
@@ -46,29 +46,38 @@ def contender(
 
     def check() -> Verdict:
         before = param.detach().clone()
-        found = moments(optimizer.state[param])
+        found = states(optimizer.state[param])
         optimizer.step()
-        return checks.adam_step(before, work.grad, found, param, work.hyper)
+        return checks.optimizer_step(work.rule, before, work.grad, found, param, work.hyper)
 
     return Contender(
         family, optimizer.step, check, work.traffic(state_bytes), path=path, prepare=prepare
     )
 
 
-def dense_moments(state: State) -> checks.Moments:
-    """Torch's state."""
-    first, second = (state[name].clone() for name in ("exp_avg", "exp_avg_sq"))
-    return checks.Moments(first, second, int(state["step"]), decoded=False)
+def dense_states(state: State) -> checks.States:
+    """Torch's: in the order of the rules, all that are not the step."""
+    values = tuple(each.clone() for name, each in state.items() if name != "step")
+    # torch.optim.SGD does not count: any step but the first is like another.
+    return checks.States(values, int(state.get("step", 1)), decoded=False)
 
 
-def coded_moments(state: State, maps: tuple[Tensor, Tensor]) -> checks.Moments:
+def full_states(state: State) -> checks.States:
+    """32-bit state, under the names that bitsandbytes and kq share."""
+    values = tuple(state[name].clone() for name in ("state1", "state2") if name in state)
+    return checks.States(values, int(state["step"]), decoded=False)
+
+
+def coded_states(state: State, maps: Sequence[Tensor]) -> checks.States:
     """8-bit state, under the names that bitsandbytes and kq share.
 
     Args:
         state: state of one parameter.
-        maps: codebooks of the two moments.
+        maps: codebooks of the states, at least as many as there are.
     """
-    first, second = (
-        checks.decode_moment(state[f"state{i}"], state[f"absmax{i}"], maps[i - 1]) for i in (1, 2)
+    values = tuple(
+        checks.decode_state(state[f"state{i}"], state[f"absmax{i}"], each)
+        for i, each in enumerate(maps, 1)
+        if f"state{i}" in state
     )
-    return checks.Moments(first, second, int(state["step"]), decoded=True)
+    return checks.States(values, int(state["step"]), decoded=True)

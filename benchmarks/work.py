@@ -153,27 +153,30 @@ class Coding:
 
 @dataclass(frozen=True)
 class Optimizing:
-    """AdamW on one parameter with a gradient that stays.
+    """An optimizer on one parameter with a gradient that stays.
 
     Attributes:
         param: first value, float32 [R, C].
         grad: float32 [R, C]; all contenders read the same.
+        rule: the rule of the reference: "adam" (AdamW), "lion" or "momentum".
         hyper: hyperparameters.
     """
 
     param: Tensor
     grad: Tensor
+    rule: str
     hyper: Hyper
 
     @classmethod
-    def make(cls, R: int, C: int, plan: Plan) -> Optimizing:
+    def make(cls, R: int, C: int, plan: Plan, rule: str = "adam") -> Optimizing:
         """Random operands."""
         shape = plan.size(R), plan.size(C)
         # Rows in reverse: the generator is seeded alike, and a gradient that is a multiple of its
         # parameter would be a special case.
         grad = gaussian(*shape, scale=0.001).flip(0)
-        hyper = RULES["adam"].hyper(weight_decay=0.01, decoupled=True)
-        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, hyper)
+        decay = {} if rule == "momentum" else {"weight_decay": 0.01, "decoupled": True}
+        hyper = RULES[rule].hyper(**decay)
+        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, rule, hyper)
 
     def parameter(self) -> nn.Parameter:
         """A parameter of its own for a contender, with the gradient."""
@@ -184,13 +187,12 @@ class Optimizing:
     @property
     def options(self) -> dict[str, Any]:
         """The hyperparameters as optimizers take them."""
-        h = self.hyper
-        return {
-            "lr": h.lr,
-            "betas": (h.own["beta1"], h.own["beta2"]),
-            "eps": h.own["eps"],
-            "weight_decay": h.weight_decay,
-        }
+        own: dict[str, Any] = dict(self.hyper.own)
+        if "beta1" in own:
+            own["betas"] = own.pop("beta1"), own.pop("beta2")
+        if "nesterov" in own:
+            own["nesterov"] = bool(own["nesterov"])
+        return {"lr": self.hyper.lr, "weight_decay": self.hyper.weight_decay, **own}
 
     def traffic(self, state_bytes: int) -> int:
         """Bytes that a step moves: reads gradient, parameter and state, and writes the last two."""

@@ -237,10 +237,33 @@ def _decoders(
 def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
     """`optim.AdamW8bit`."""
     del plan  # operands are larger than any cache
+    return _optimizer(work, bitsandbytes.optim.AdamW8bit)
+
+
+def adamw_32bit(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`optim.AdamW32bit`."""
+    del plan  # operands are larger than any cache
+    return _optimizer(work, bitsandbytes.optim.AdamW32bit)
+
+
+def lion(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`optim.Lion8bit`."""
+    del plan  # operands are larger than any cache
+    return _optimizer(work, bitsandbytes.optim.Lion8bit)
+
+
+def momentum(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`optim.SGD8bit`."""
+    del plan  # operands are larger than any cache
+    return _optimizer(work, bitsandbytes.optim.SGD8bit)
+
+
+def _optimizer(work: Optimizing, optimizer: Callable[..., Any]) -> list[Contender]:
     param = work.parameter()
-    optimizer = bitsandbytes.optim.AdamW8bit([param], **work.options)
-    return [optimizing.contender(work, FAMILY, optimizer, param, _moments)]
+    made = optimizer([param], **work.options)
+    return [optimizing.contender(work, FAMILY, made, param, _states)]
 
 
-def _moments(state: optimizing.State) -> checks.Moments:
-    return optimizing.coded_moments(state, (state["qmap1"], state["qmap2"]))
+def _states(state: optimizing.State) -> checks.States:
+    maps = [state[name] for name in ("qmap1", "qmap2") if name in state]
+    return optimizing.coded_states(state, maps) if maps else optimizing.full_states(state)

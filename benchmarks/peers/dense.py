@@ -6,7 +6,7 @@ a yardstick that is not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -111,12 +111,30 @@ quantize_4bit = dequantize_4bit = quantize_blockwise = dequantize_blockwise = co
 def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
     """`torch.optim.AdamW`, fused and as it comes."""
     del plan  # operands are larger than any cache
+    return [
+        _optimizer(work, "AdamW(fused=True)", torch.optim.AdamW, fused=True),
+        _optimizer(work, "AdamW", torch.optim.AdamW),
+    ]
 
-    def contender(name: str, fused: bool) -> Contender:
-        param = work.parameter()
-        optimizer = torch.optim.AdamW([param], fused=fused or None, **work.options)
-        return optimizing.contender(
-            work, f"{FAMILY} {name}", optimizer, param, optimizing.dense_moments
-        )
 
-    return [contender("AdamW(fused=True)", True), contender("AdamW", False)]
+adamw_32bit = adamw
+
+
+def lion(work: Optimizing, plan: Plan) -> list[Contender]:
+    """Torch has no Lion."""
+    del work, plan
+    return []
+
+
+def momentum(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`torch.optim.SGD`, fused."""
+    del plan  # operands are larger than any cache
+    return [_optimizer(work, "SGD(fused=True)", torch.optim.SGD, fused=True)]
+
+
+def _optimizer(
+    work: Optimizing, name: str, optimizer: Callable[..., torch.optim.Optimizer], **options: bool
+) -> Contender:
+    param = work.parameter()
+    made = optimizer([param], **work.options, **options)
+    return optimizing.contender(work, f"{FAMILY} {name}", made, param, optimizing.dense_states)

@@ -169,17 +169,41 @@ def dequantize_blockwise(work: Coding, plan: Plan) -> list[Contender]:
 
 def adamw(work: Optimizing, plan: Plan) -> list[Contender]:
     """`kq_optim.AdamW8bit`."""
+    return _optimizers(work, plan, kq_optim.AdamW8bit)
+
+
+def adamw_32bit(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`kq_optim.AdamW32bit`."""
+    return _optimizers(work, plan, kq_optim.AdamW32bit)
+
+
+def lion(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`kq_optim.Lion8bit`."""
+    return _optimizers(work, plan, kq_optim.Lion8bit)
+
+
+def momentum(work: Optimizing, plan: Plan) -> list[Contender]:
+    """`kq_optim.SGD8bit`."""
+    return _optimizers(work, plan, kq_optim.SGD8bit)
+
+
+def _optimizers(
+    work: Optimizing, plan: Plan, optimizer: Callable[..., torch.optim.Optimizer]
+) -> list[Contender]:
     maps = kq.create_dynamic_map(signed=True), kq.create_dynamic_map(signed=False)
+    name = getattr(optimizer, "__name__", "")
+    coded = name.endswith("8bit")
+    states = partial(optimizing.coded_states, maps=maps) if coded else optimizing.full_states
 
     def contender(isa: str) -> Contender:
         param = work.parameter()
         return optimizing.contender(
             work,
             f"{FAMILY} {isa}",
-            kq_optim.AdamW8bit([param], **work.options),
+            optimizer([param], **work.options),
             param,
-            partial(optimizing.coded_moments, maps=maps),
-            path="AdamW8bit",
+            states,
+            path=name,
             prepare=partial(kq_kernels.set_isa, isa),
         )
 

@@ -14,7 +14,25 @@ from benchmarks.work import Optimizing
 SHAPES = [(4096, 4096)]
 
 
+# Title, rule and the function of the peers.
+STEPS = [
+    ("AdamW step", "adam", "adamw"),
+    ("AdamW step, 32-bit state", "adam", "adamw_32bit"),
+    ("Lion step", "lion", "lion"),
+    ("SGD step with momentum", "momentum", "momentum"),
+]
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_adamw(shape: tuple[int, int], plan: Plan, compare: Callable[[Row], None]) -> None:
-    work = Optimizing.make(*shape, plan)
-    compare(Row("AdamW step", str(work), peers.gather("adamw", work, plan), limits.update(plan)))
+@pytest.mark.parametrize(("title", "rule", "function"), STEPS)
+def test_step(
+    title: str,
+    rule: str,
+    function: str,
+    shape: tuple[int, ...],
+    plan: Plan,
+    compare: Callable[[Row], None],
+) -> None:
+    rows, cols = shape
+    work = Optimizing.make(rows, cols, plan, rule)
+    compare(Row(title, str(work), peers.gather(function, work, plan), limits.update(plan)))

@@ -303,10 +303,12 @@ def test_a_wrong_optimizer_step_is_found() -> None:
     optimizer = torch.optim.AdamW([param], **work.options)
     zero = torch.zeros_like(work.param)
     optimizer.step()
-    moments = checks.Moments(zero, zero, 0, decoded=False)
-    assert checks.adam_step(work.param, work.grad, moments, param, work.hyper).correct
+    states = checks.States((zero, zero), 0, decoded=False)
+    assert checks.optimizer_step("adam", work.param, work.grad, states, param, work.hyper).correct
     without_decay = replace(work.hyper, weight_decay=0.0)
-    assert not checks.adam_step(work.param, work.grad, moments, param, without_decay).correct
+    assert not checks.optimizer_step(
+        "adam", work.param, work.grad, states, param, without_decay
+    ).correct
 
 
 # Command

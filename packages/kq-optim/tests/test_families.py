@@ -320,6 +320,20 @@ def test_8bit_state_is_32bit_state_rounded(rule):
         assert (error <= widest / 2 * scales + 4 * U * decoded.abs()).all()
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "corrected"])
+@pytest.mark.parametrize("rule", RULES)
+def test_zero_gradients_and_zero_lr_move_nothing(rule, rounding):
+    """How distributed checkpointing makes an optimizer create its state."""
+    param = torch.nn.Parameter(drawn((300,), 0).bfloat16())
+    before = param.detach().clone()
+    param.grad = torch.zeros_like(param)
+    options = {"lr": torch.tensor(0.0), "weight_decay": 0.1, "rounding": rounding}
+    optimizer = make(rule, [param], form="{}8bit", min_8bit_size=0, **options)
+    optimizer.step()
+    assert torch.equal(param, before)
+    assert optimizer.state[param]["step"] == 1
+
+
 def test_sgd_without_momentum_keeps_no_state():
     param = torch.nn.Parameter(torch.ones(100, 100))
     param.grad = torch.ones(100, 100)

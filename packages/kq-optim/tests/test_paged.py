@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 
+import kq_optim
 from kq_optim import AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit, PagedLion8bit, paged
 
 LARGE = (400, 260)
@@ -46,6 +47,25 @@ def test_steps_are_those_of_the_resident_optimizer(cls, twin, monkeypatch):
         assert torch.equal(ours, theirs)
         for name, tensor in reference.state[theirs].items():
             assert torch.equal(optimizer.state[ours][name], tensor)
+
+
+@pytest.mark.parametrize("state", ["8bit", "32bit"])
+@pytest.mark.parametrize(
+    "family", ["Adam", "AdamW", "AdEMAMix", "Lion", "SGD", "RMSprop", "Adagrad", "LAMB", "LARS"]
+)
+def test_every_family_has_a_paged_form(family, state):
+    """D24: that of AdEMAMix raised on the CPU."""
+    options = {"lr": 0.01} | ({"momentum": 0.9} if family in ("SGD", "LARS") else {})
+    optimizer = getattr(kq_optim, f"Paged{family}{state}")(parameters(LARGE), **options)
+    reference = getattr(kq_optim, f"{family}{state}")(parameters(LARGE), **options)
+    train(optimizer)
+    train(reference)
+    (ours,), (theirs,) = (each.param_groups[0]["params"] for each in (optimizer, reference))
+    assert torch.equal(ours, theirs)
+    kept = reference.state[theirs]
+    for name, tensor in optimizer.state[ours].items():
+        assert torch.equal(tensor, kept[name])
+        assert paged.is_paged(tensor) == name.startswith("state")
 
 
 def test_only_large_tensors_have_files():

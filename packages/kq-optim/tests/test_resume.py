@@ -101,6 +101,20 @@ def test_between_placements(state, before, after):
         assert not is_paged(small.get(name, torch.ones(1)))
 
 
+def test_a_directory_that_is_gone_does_not_matter(tmp_path):
+    params = parameters(torch.float32, LARGE)
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    optimizer = kq_optim.PagedAdamW8bit(params, paged_directory=directory)
+    optimizer.override(params[1], paged_directory=str(directory))
+    train(optimizer, params, 1)
+    directory.rmdir()
+    other = kq_optim.PagedAdamW8bit(copies(params), paged_directory=tmp_path)
+    other.load_state_dict(through_file(optimizer.state_dict()))
+    assert other.param_groups[0]["paged_directory"] == str(tmp_path)
+    assert is_paged(other.state[other.param_groups[0]["params"][0]]["state1"])
+
+
 def test_version_1_is_read():
     """As this package wrote it before rounding and the other rules came."""
     params = parameters(torch.float32)

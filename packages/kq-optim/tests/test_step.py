@@ -84,6 +84,19 @@ def test_parameters_without_gradient_are_skipped_and_steps_count_per_parameter(s
 
 
 @BOTH
+def test_a_step_that_fails_does_not_count(state):
+    param = parameter(300)
+    optimizer = make([param], state)
+    optimizer.step()
+    before = param.detach().clone()
+    optimizer.param_groups[0]["betas"] = (0.9, 1.5)  # past the checks of the constructor
+    with pytest.raises(ValueError, match="beta2"):
+        optimizer.step()
+    assert torch.equal(param, before)
+    assert optimizer.state[param]["step"] == 1
+
+
+@BOTH
 def test_stepping_together_equals_stepping_alone(state):
     together = [parameter(n, seed=n) for n in (1, 255, 256, 257, 700)]
     alone = [parameter(n, seed=n) for n in (1, 255, 256, 257, 700)]

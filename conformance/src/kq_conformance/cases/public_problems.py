@@ -87,8 +87,8 @@ class PublicFunctions(Subject, Protocol):
         dtype: str,
         quant_type: str | None,
         blocksize: int | None,
-        rule: str | None,
-        rounding: str | None,
+        rule: str | None = None,
+        rounding: str | None = None,
     ) -> None:
         """Ask what has no results to compare with a reference."""
 

@@ -233,8 +233,8 @@ def _step(plain: Invocation) -> dict[str, Rows]:
         + wrong(_of_rule(plain, "lars_clipped"), "decoupled", True),
         "maximize": wrong(plain, "maximize", "yes", None),
         "grad-scale": wrong(plain, "grad_scale", 0.0, -1.0, *_NOT_FINITE),
-        "hyper": [row for rule in RULES for row in _hyper(plain, rule)],
         **_roundings(plain),
+        "hyper": [row for rule in RULES for row in _hyper(plain, rule)],
     }
 
 
@@ -260,7 +260,7 @@ def _hyper(plain: Invocation, rule: str) -> Rows:
     rows = wrong(call, "coolness", 1.0)
     for name in RULES[rule].usual:
         rest = {key: value for key, value in call.arguments.items() if key != name}
-        rows.append(Wrong(f"{rule} without {name}", Invocation(call.function, rest), (name,)))
+        rows.append(Wrong(f"{name} = (left out)", Invocation(call.function, rest), (name,)))
         values = _NO_DECAYS if name.startswith("beta") else (*_NOT_FINITE, *_BEYOND.get(name, ()))
         rows += wrong(call, name, *values)
     return [row._replace(label=f"{rule}: {row.label}") for row in rows]

@@ -58,7 +58,7 @@ def read_groups(
                 f"the optimizer's group has {len(now['params'])}"
             )
         for name in option_names:
-            if name in saved:
+            if name in saved and name not in STORAGE_OPTIONS:
                 _check_saved(where, name, saved[name], check_option)
         kept = {"params": now["params"], **{name: now[name] for name in kept_names}}
         if "param_names" in now:
@@ -158,8 +158,8 @@ def _merged_overrides(
         for name, value in options.items():
             if name not in option_names:
                 raise ValueError(f"{where} has an override of no option: {name!r}")
-            _check_saved(where, name, value, check_option)
             if name not in STORAGE_OPTIONS:
+                _check_saved(where, name, value, check_option)
                 merged.setdefault(index, {})[name] = deepcopy(value)
     for index, options in now.get("overrides", {}).items():
         for name in STORAGE_OPTIONS:

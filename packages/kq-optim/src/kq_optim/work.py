@@ -109,15 +109,15 @@ def take_step(work: Work, kept: list[dict[str, Tensor]]) -> None:
     for part in layout.placement.walk(kept):
         batch_states = kept[part]
         steps = [state["step"] for state in batch_states]
-        torch._foreach_add_(steps, 1)
         batch = Batch(
             params=work.params[part],
             grads=work.grads[part],
             states=batch_states,
-            steps=[int(step.item()) for step in steps],
+            steps=[int(step.item()) + 1 for step in steps],
         )
         arguments = {**work.arguments, **rounding_arguments(layout.rounding, batch_states)}
         layout.codec.step(layout.rule, batch, arguments)
+        torch._foreach_add_(steps, 1)
 
 
 def _work_for(
