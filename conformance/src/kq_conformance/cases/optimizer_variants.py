@@ -55,11 +55,11 @@ def _setting(**changes: Any) -> Variant:
 # What every rule is asked, with the parts that apply to it.
 _COMMON = {
     "plain": replace(Variant(), types=_CORE),
-    "first-step": Variant({"weight_decay": 0.01}, _FIRST, kind="fresh", types=_CORE),
+    "first-step": Variant({"weight_decay": 0.01}, _FIRST, kind="fresh"),
     "decoupled-decay": _setting(lr=1e-2, weight_decay=0.1, decoupled=True),
     "coupled-decay": replace(_setting(lr=1e-2, weight_decay=0.1), types=_CORE),
     "maximize": _setting(weight_decay=0.01, maximize=True, decoupled=True),
-    "maximize-coupled": _setting(weight_decay=0.3, maximize=True),
+    "maximize-coupled": replace(_setting(weight_decay=0.3, maximize=True), profile=_FULL),
     "grad-scale": _setting(grad_scale=3072.0, weight_decay=0.01, maximize=True),
     "nonfinite": Variant({"weight_decay": 0.01}, kind="nonfinite", types=_CORE),
     "zero-gradient": Variant(kind="still"),
