@@ -23,7 +23,12 @@ def finetune(
     length: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
     weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
-    optim: Annotated[str, typer.Option(help="adam, adam8bit, adamw or adamw8bit.")] = "adamw8bit",
+    optim: Annotated[
+        str,
+        typer.Option(
+            help="An optimizer of kq_optim in lower case: adamw, lion8bit, pagedadamw8bit, ..."
+        ),
+    ] = "adamw8bit",
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,

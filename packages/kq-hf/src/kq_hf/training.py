@@ -11,13 +11,14 @@ import kq_optim
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = MappingProxyType(
     {
-        "adam": kq_optim.Adam,
-        "adam8bit": kq_optim.Adam8bit,
-        "adamw": kq_optim.AdamW,
-        "adamw8bit": kq_optim.AdamW8bit,
+        name.lower(): value
+        for name, value in vars(kq_optim).items()
+        if isinstance(value, type)
+        and issubclass(value, kq_optim.Optimizer)
+        and value is not kq_optim.Optimizer
     }
 )
-"""Optimizers by the name that the command line and `optimizer_cls_and_kwargs` know them by."""
+"""All optimizers of kq_optim by their names in lower case, such as "pagedadamw8bit"."""
 
 
 def prepare_for_training(
