@@ -71,8 +71,8 @@ class _Block(nn.Module):
             for each in self.attention(self.norms[0](x)).chunk(3, -1)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.feed_forward(self.norms[1](x))
+        attended: Tensor = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        return attended + self.feed_forward(self.norms[1](attended))
 
 
 class Text(NamedTuple):
