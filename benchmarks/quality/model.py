@@ -71,8 +71,9 @@ class _Block(nn.Module):
             for each in self.attention(self.norms[0](x)).chunk(3, -1)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        attended: Tensor = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
-        return attended + self.feed_forward(self.norms[1](attended))
+        x = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        fed: Tensor = self.feed_forward(self.norms[1](x))
+        return x + fed
 
 
 class Text(NamedTuple):
