@@ -137,7 +137,7 @@ def test_diverging_run_stops(quantized: Path, rows: torch.Tensor, tmp_path: Path
         ({"lr": -1.0}, "lr must be positive"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
-        ({"optim": "sgd"}, "optim must be one of adam, .*'sgd'"),
+        ({"optim": "sgdm"}, "optim must be one of .*adam, .*'sgdm'"),
     ],
 )
 def test_bad_setting_is_named(changes: dict[str, object], message: str) -> None:
