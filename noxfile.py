@@ -256,7 +256,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def quality(session: nox.Session) -> None:
-    """What 8-bit optimizer state costs: a small GPT from scratch, per optimizer; half an hour."""
+    """What 8-bit optimizer state costs: a small GPT from scratch with each optimizer."""
     sync(session, "interop", "demo")
     folder = session.posargs or [str(BUILD / "quality")]
     session.run("python", "-m", "benchmarks.quality", *folder, external=True)

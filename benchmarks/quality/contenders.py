@@ -13,12 +13,13 @@ from torch import Tensor
 import kq_functional as kq
 import kq_optim
 from kq_functional.formats import OPTIMIZER_BLOCKSIZE
+from kq_optim.options import DEFAULTS
 
 RATE, DECAY = 2e-3, 0.1
 _LION = (
     5  # Chen et al., "Symbolic Discovery of Optimization Algorithms": rate / 3..10, decay * 3..10
 )
-_SMALLEST = 4096  # elements of a parameter whose state is quantized, as in kq_optim
+_SMALLEST: int = DEFAULTS["min_8bit_size"]  # elements of a parameter whose state is quantized
 
 
 class Requantized(torch.optim.AdamW):
@@ -77,9 +78,7 @@ class Contender:
 
 
 def _linear_maps() -> tuple[Tensor, Tensor]:
-    """Evenly spaced codes with an exact zero; the largest of the signed ones stands twice."""
-    signed = torch.arange(-127, 129).clamp(max=127) / 127
-    return signed, torch.arange(256) / 255
+    return kq.create_linear_map(signed=True), kq.create_linear_map(signed=False)
 
 
 def _dynamic_maps() -> tuple[Tensor, Tensor]:
