@@ -19,10 +19,10 @@ static inline double sum_of_squares(const float* x, int64_t n) {
     return total;
 }
 
-void optimizer_squares(const StepArgs& args, int64_t begin, int64_t end, Squares* squares) {
+template <class Rule, bool kCoded>
+static void square_blocks(const StepArgs& args, int64_t begin, int64_t end, Squares* squares) {
     StepArgs a = args;
     if (a.squares_of_gradients) a.gradient.coupled = 0;  // gradients without the decay
-    const Update update = update_of(a);
     StepWork w;
     for (int64_t block = begin; block < end; ++block) {
         start_work(a, w, block);
@@ -30,7 +30,7 @@ void optimizer_squares(const StepArgs& args, int64_t begin, int64_t end, Squares
         if (!a.squares_of_gradients) {
             w.update.directions = true;
             w.update.out = w.out;
-            update(w.update);
+            update<Rule, kCoded, false>(w.update);
             other = w.out;
         }
         squares->param += sum_of_squares(w.update.p, w.range.n);

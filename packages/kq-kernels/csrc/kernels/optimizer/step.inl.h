@@ -8,9 +8,6 @@
 
 namespace kq::KQ_ISA {
 
-// update<Rule, kCoded>, by rule, then by kCoded.
-extern const Update updates[kRules][2];
-
 // A block of a step: where it starts and how long it is.
 struct StepRange {
     int64_t block, start, n, padded;
@@ -128,8 +125,11 @@ template <bool kNegatives>
 static inline void encode_dynamic(const float* x, int64_t n, float scale, const Codebook8& book,
                                   uint8_t* codes) {
     const DynamicEncoder<kNegatives> encode(book, scale);
-    constexpr int kCodes = DynamicEncoder<kNegatives>::kCodes;
-    for (int64_t i = 0; i < n; i += kCodes) encode(x + i, codes + i);
+    typename DynamicEncoder<kNegatives>::Ranks ranks;
+    for (int64_t i = 0; i < n; i += kPartsUnit) {
+        for (int part = 0; part < kParts; ++part) encode.rank(x + i + part * W, part, ranks);
+        encode.write(ranks, x + i, codes + i);
+    }
 }
 
 static inline void encode_state(const float* x, const StepRange& r, float scale, const Codebook8& book,
@@ -145,6 +145,13 @@ static inline void encode_state(const float* x, const StepRange& r, float scale,
     if (!r.whole()) std::memcpy(codes, padded, static_cast<size_t>(r.n));
 }
 
+// The update does not know which elements are padding, or that it works for a coded state.
+static inline float new_scale(const StepArgs& a, const StepWork& w, int k) {
+    const UpdateArgs::State& state = w.update.state[k];
+    const bool known = a.dynamic && w.range.whole();
+    return known ? absmax_from_bits(state.largest) : block_absmax(state.values, w.range.n);
+}
+
 // Puts the new states where they belong.
 static inline void keep_states(const StepArgs& a, const StepWork& w) {
     const StepRange& r = w.range;
@@ -156,58 +163,66 @@ static inline void keep_states(const StepArgs& a, const StepWork& w) {
             std::memcpy(s.values + r.start, values, static_cast<size_t>(r.n) * sizeof(float));
             continue;
         }
-        // The update does not know which elements are padding, or that it works for a coded state.
-        const bool known = a.dynamic && r.whole();
-        const float scale = known ? absmax_from_bits(w.update.state[k].largest) : block_absmax(values, r.n);
+        const float scale = new_scale(a, w, k);
         s.absmax[r.block] = scale;
         encode_state(values, r, scale, *s.book, s.codes + r.start);
     }
+}
+
+// Has the next update, u, do so. False if it cannot.
+static inline bool keep_states_during(const StepArgs& a, const StepWork& w, UpdateArgs& u) {
+    if (!a.coded || !a.dynamic || !w.range.whole() || u.n != w.range.n) return false;
+    for (int k = 0; k < kMostStates && k < a.states; ++k) {
+        const float scale = new_scale(a, w, k);
+        if (!has_ranks(a.state[k].book->dynamic, scale)) return false;
+        u.encoding[k] = {w.update.state[k].values, a.state[k].book, scale, a.state[k].codes + w.range.start};
+    }
+    for (int k = 0; k < kMostStates && k < a.states; ++k)
+        a.state[k].absmax[w.range.block] = u.encoding[k].scale;
+    return true;
 }
 
 // Blocks ahead that are fetched. A page, as in segments.inl.h, is too much for four streams: it leaves no
 // room in the level-1 cache for the buffers.
 constexpr int64_t kBlocksAhead = 2;
 
-static inline void prefetch_bytes(const void* p, int64_t bytes) {
-    const char* from = static_cast<const char*>(p) + kBlocksAhead * bytes;
-    for (int64_t line = 0; line < bytes; line += 64) prefetch(from + line);
-}
-
-static inline void prefetch_block(const StepArgs& a, int64_t start) {
-    prefetch_bytes(advance(a.param, a.dtype, start), kStepBlock * itemsize(a.dtype));
-    prefetch_bytes(advance(a.grad, a.dtype, start), kStepBlock * itemsize(a.dtype));
+static inline void find_ahead(const StepArgs& a, int64_t start, UpdateArgs& u) {
+    const int64_t ahead = start + kBlocksAhead * kStepBlock;
+    const auto stream = [&](const void* from, int64_t itemsize) {
+        return UpdateArgs::Stream{static_cast<const char*>(from) + ahead * itemsize, itemsize};
+    };
+    u.ahead[0] = stream(a.param, itemsize(a.dtype));
+    u.ahead[1] = stream(a.grad, itemsize(a.dtype));
     for (int k = 0; k < kMostStates && k < a.states; ++k) {
-        if (a.coded) {
-            prefetch_bytes(a.state[k].codes + start, kStepBlock);
-        } else {
-            prefetch_bytes(a.state[k].values + start, kStepBlock * static_cast<int64_t>(sizeof(float)));
-        }
+        u.ahead[2 + k] = a.coded ? stream(a.state[k].codes, 1) : stream(a.state[k].values, sizeof(float));
     }
 }
 
 static inline void start_work(const StepArgs& a, StepWork& w, int64_t block) {
     w.range = step_range(a, block);
     w.update.numbers = &a.numbers;
-    prefetch_block(a, w.range.start);
+    find_ahead(a, w.range.start, w.update);
     find_inputs(a, w);
     find_states(a, w);
 }
 
-static inline Update update_of(const StepArgs& a) {
-    return updates[static_cast<int>(a.rule)][a.coded && a.dynamic];
-}
-
-void optimizer_step(const StepArgs& a, int64_t begin, int64_t end) {
-    const Update update = update_of(a);
-    // States are encoded while the next block's update is still in the processor's pipeline.
+template <class Rule, bool kCoded>
+static void step_blocks(const StepArgs& a, int64_t begin, int64_t end) {
+    constexpr bool kMeanwhile = kCoded && DynamicEncoder<true>::kSpare;
+    // States are encoded during the next block's update, or while it is still in the processor's pipeline.
     StepWork work[2];
     for (int64_t block = begin; block < end; ++block) {
-        StepWork& w = work[block % 2];
+        StepWork &w = work[block % 2], &before = work[(block + 1) % 2];
         start_work(a, w, block);
         w.update.directions = false;
-        update(w.update);
+        const bool encodes = kMeanwhile && block > begin && keep_states_during(a, before, w.update);
+        if (encodes) {
+            update<Rule, kCoded, kMeanwhile>(w.update);
+        } else {
+            update<Rule, kCoded, false>(w.update);
+        }
         if (!w.in_place) store_params(a, w.range, w.out);
-        if (block > begin) keep_states(a, work[(block - 1) % 2]);
+        if (block > begin && !encodes) keep_states(a, before);
     }
     if (begin < end) keep_states(a, work[(end - 1) % 2]);
 }

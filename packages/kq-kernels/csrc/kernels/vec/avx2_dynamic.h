@@ -10,7 +10,7 @@ template <bool kNegatives>
 struct DynamicDecoder {
     const float* values;
     explicit DynamicDecoder(const Codebook8& book) : values(book.values) {}
-    f32 operator()(const uint8_t* codes) const {
+    [[gnu::always_inline]] f32 operator()(const uint8_t* codes) const {
         const auto at = [&](int lane) { return _mm256_broadcast_ss(values + codes[lane]); };
         const f32 a = _mm256_blend_ps(at(0), at(1), 0x02), b = _mm256_blend_ps(at(2), at(3), 0x08);
         const f32 c = _mm256_blend_ps(at(4), at(5), 0x20), d = _mm256_blend_ps(at(6), at(7), 0x80);
@@ -20,7 +20,8 @@ struct DynamicDecoder {
 
 template <bool kNegatives>
 struct DynamicEncoder {
-    static constexpr int kCodes = 4 * W;
+    static constexpr int kParts = 4;
+    static constexpr bool kSpare = false;
     const Codebook8& book;
     float scale;
     f32 inverse, borders, slope, base, top;
@@ -33,20 +34,24 @@ struct DynamicEncoder {
           base(load(book.dynamic.rank_base)),
           top(load(book.dynamic.rank_top)) {}
 
-    void operator()(const float* x, uint8_t* codes) const {
+    struct Ranks {
         i32 code[4], uncertain[4];
-        for (int i = 0; i < 4; ++i) code[i] = code_of(load(x + i * W), uncertain + i);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes),
-                            pack_bytes(code[0], code[1], code[2], code[3]));
-        const i32 any = _mm256_or_si256(_mm256_or_si256(uncertain[0], uncertain[1]),
-                                        _mm256_or_si256(uncertain[2], uncertain[3]));
-        if (__builtin_expect(lanes(any) != 0, 0)) decide(uncertain, x, codes);
+    };
+    [[gnu::always_inline]] void rank(const float* x, int part, Ranks& r) const {
+        r.code[part] = code_of(load(x), r.uncertain + part);
+    }
+
+    [[gnu::always_inline]] void write(const Ranks& r, const float* x, uint8_t* codes) const {
+        const i32 *c = r.code, *u = r.uncertain;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), pack_bytes(c[0], c[1], c[2], c[3]));
+        const i32 any = _mm256_or_si256(_mm256_or_si256(u[0], u[1]), _mm256_or_si256(u[2], u[3]));
+        if (__builtin_expect(lanes(any) != 0, 0)) decide(u, x, codes);
     }
 
   private:
     static int lanes(i32 mask) { return _mm256_movemask_ps(as_floats(mask)); }
 
-    i32 code_of(f32 x, i32* uncertain) const {
+    [[gnu::always_inline]] i32 code_of(f32 x, i32* uncertain) const {
         const DynamicMap& map = book.dynamic;
         const i32 all_but_sign = _mm256_set1_epi32(INT32_MAX);
         const f32 magnitude = kNegatives ? as_floats(_mm256_and_si256(as_bits(x), all_but_sign)) : x;
@@ -68,7 +73,7 @@ struct DynamicEncoder {
         return _mm256_max_epi32(_mm256_add_epi32(signed_rank, _mm256_set1_epi32(127)), zero_i32());
     }
 
-    [[gnu::noinline]] void decide(const i32 (&uncertain)[4], const float* x, uint8_t* codes) const {
+    [[gnu::noinline]] void decide(const i32* uncertain, const float* x, uint8_t* codes) const {
         for (int i = 0; i < 4; ++i) {
             for (int left = lanes(uncertain[i]); left != 0; left &= left - 1) {
                 const int lane = i * W + __builtin_ctz(static_cast<unsigned>(left));

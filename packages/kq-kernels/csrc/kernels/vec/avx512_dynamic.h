@@ -14,7 +14,7 @@ struct DynamicDecoder {
           base(load(book.dynamic.base)),
           deltas_low(_mm512_load_si512(book.dynamic.deltas)),
           deltas_high(_mm512_load_si512(book.dynamic.deltas + 16)) {}
-    f32 operator()(const uint8_t* codes) const {
+    [[gnu::always_inline]] f32 operator()(const uint8_t* codes) const {
         const i32 code = load_u8(codes);
         const f32 place = add(_mm512_cvtepi32_ps(code), set1(kNegatives ? -127.0f : 1.0f));
         constexpr int kLargestMagnitude = 0x0b;
@@ -34,7 +34,8 @@ struct DynamicDecoder {
 
 template <bool kNegatives>
 struct DynamicEncoder {
-    static constexpr int kCodes = 4 * W;
+    static constexpr int kParts = 4;
+    static constexpr bool kSpare = true;
     const Codebook8& book;
     float scale;
     f32 inverse, borders, slope, base, top;
@@ -47,11 +48,16 @@ struct DynamicEncoder {
           base(load(book.dynamic.rank_base)),
           top(load(book.dynamic.rank_top)) {}
 
-    void operator()(const float* x, uint8_t* codes) const {
+    struct Ranks {
         i32 rank[4];
         __mmask16 uncertain[4];
-        for (int i = 0; i < 4; ++i) rank[i] = rank_of(load(x + i * W), uncertain + i);
-        i32 bytes = bytes_of(rank);
+    };
+    [[gnu::always_inline]] void rank(const float* x, int part, Ranks& r) const {
+        r.rank[part] = rank_of(load(x), r.uncertain + part);
+    }
+
+    [[gnu::always_inline]] void write(const Ranks& r, const float* x, uint8_t* codes) const {
+        i32 bytes = bytes_of(r.rank);
         if (kNegatives) {
             const __mmask64 negative =
                 joined(sign_of(x), sign_of(x + W), sign_of(x + 2 * W), sign_of(x + 3 * W));
@@ -60,8 +66,9 @@ struct DynamicEncoder {
             bytes = _mm512_mask_subs_epu8(_mm512_add_epi8(bytes, zero), negative, zero, bytes);
         }
         _mm512_storeu_si512(codes, bytes);
-        if (__builtin_expect((uncertain[0] | uncertain[1] | uncertain[2] | uncertain[3]) != 0, 0)) {
-            decide(joined(uncertain[0], uncertain[1], uncertain[2], uncertain[3]), x, codes);
+        const __mmask16* u = r.uncertain;
+        if (__builtin_expect((u[0] | u[1] | u[2] | u[3]) != 0, 0)) {
+            decide(joined(u[0], u[1], u[2], u[3]), x, codes);
         }
     }
 
@@ -76,7 +83,7 @@ struct DynamicEncoder {
     }
 
     // The rank in the bits from kRankShift on.
-    i32 rank_of(f32 x, __mmask16* uncertain) const {
+    [[gnu::always_inline]] i32 rank_of(f32 x, __mmask16* uncertain) const {
         const DynamicMap& map = book.dynamic;
         const f32 magnitude = kNegatives ? _mm512_abs_ps(x) : x;
         const f32 ratio = mul(magnitude, inverse);
@@ -92,7 +99,7 @@ struct DynamicEncoder {
         return limited;
     }
 
-    static i32 bytes_of(const i32 (&rank)[4]) {
+    [[gnu::always_inline]] static i32 bytes_of(const i32 (&rank)[4]) {
         constexpr int kChoose = 0xca;  // the first operand's bits choose between the second and the third
         const i32 low =
             _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff), _mm512_srli_epi32(rank[0], kRankShift),
