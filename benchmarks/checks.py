@@ -189,8 +189,8 @@ class States:
 
 def decode_state(codes: Tensor, absmax: Tensor, code: Tensor) -> Tensor:
     """An 8-bit state as numbers, float64, in the shape of the codes."""
-    blocks = codes.view(-1, reference.OPTIMIZER_BLOCKSIZE).int()
-    return (code.double()[blocks] * absmax.double().unsqueeze(1)).view(codes.shape)
+    scales = absmax.double().repeat_interleave(reference.OPTIMIZER_BLOCKSIZE)[: codes.numel()]
+    return code.double()[codes.int()] * scales.view(codes.shape)
 
 
 def optimizer_step(

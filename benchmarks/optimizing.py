@@ -19,20 +19,20 @@ def contender(
     work: Optimizing,
     family: str,
     optimizer: torch.optim.Optimizer,
-    param: nn.Parameter,
+    params: Sequence[nn.Parameter],
     states: Callable[[State], checks.States],
     *,
     path: str = "",
     prepare: Callable[[], object] = nothing,
 ) -> Contender:
-    """An optimizer that steps `param`.
+    """An optimizer that steps `params`.
 
     Args:
         work: the work.
         family: as in `Contender`.
-        optimizer: made for `param`.
-        param: from `work.parameter()`.
-        states: reads the optimizer's state of the parameter.
+        optimizer: made for `params`.
+        params: from `work.parameters()`.
+        states: reads the optimizer's state of a parameter.
         path: as in `Contender`.
         prepare: as in `Contender`.
     """
@@ -40,15 +40,19 @@ def contender(
     optimizer.step()  # makes the state
     state_bytes = sum(
         each.nbytes
+        for param in params
         for name, each in optimizer.state[param].items()
         if isinstance(each, Tensor) and not name.startswith("qmap")  # a shared table
     )
 
     def check() -> Verdict:
-        before = param.detach().clone()
-        found = states(optimizer.state[param])
+        before = [param.detach().clone() for param in params]
+        found = [states(optimizer.state[param]) for param in params]
         optimizer.step()
-        return checks.optimizer_step(work.rule, before, work.grad, found, param, work.hyper)
+        return checks.all_of(
+            checks.optimizer_step(work.rule, *each, work.hyper)
+            for each in zip(before, work.grads, found, params, strict=True)
+        )
 
     return Contender(
         family, optimizer.step, check, work.traffic(state_bytes), path=path, prepare=prepare
@@ -69,12 +73,14 @@ def full_states(state: State) -> checks.States:
 
 
 def coded_states(state: State, maps: Sequence[Tensor]) -> checks.States:
-    """8-bit state, under the names that bitsandbytes and kq share.
+    """8-bit state, likewise; that of a small parameter has 32 bits after all.
 
     Args:
         state: state of one parameter.
         maps: codebooks of the states, at least as many as there are.
     """
+    if "absmax1" not in state:
+        return full_states(state)
     values = tuple(
         checks.decode_state(state[f"state{i}"], state[f"absmax{i}"], each)
         for i, each in enumerate(maps, 1)

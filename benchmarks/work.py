@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,36 +153,38 @@ class Coding:
 
 @dataclass(frozen=True)
 class Optimizing:
-    """An optimizer on one parameter with a gradient that stays.
+    """An optimizer on parameters with gradients that stay.
 
     Attributes:
-        param: first value, float32 [R, C].
-        grad: float32 [R, C]; all contenders read the same.
+        params: first values, float32.
+        grads: float32, in the shapes of `params`; all contenders read the same.
         rule: the rule of the reference: "adam" (AdamW), "lion" or "momentum".
         hyper: hyperparameters.
     """
 
-    param: Tensor
-    grad: Tensor
+    params: tuple[Tensor, ...]
+    grads: tuple[Tensor, ...]
     rule: str
     hyper: Hyper
 
     @classmethod
-    def make(cls, R: int, C: int, plan: Plan, rule: str = "adam") -> Optimizing:
-        """Random operands."""
-        shape = plan.size(R), plan.size(C)
-        # Rows in reverse: the generator is seeded alike, and a gradient that is a multiple of its
+    def make(cls, shapes: Sequence[tuple[int, ...]], plan: Plan, rule: str = "adam") -> Optimizing:
+        """Random operands: a parameter of each shape."""
+        sized = [tuple(plan.size(length) for length in shape) for shape in shapes]
+        # In reverse: the generator is seeded alike, and a gradient that is a multiple of its
         # parameter would be a special case.
-        grad = gaussian(*shape, scale=0.001).flip(0)
+        grads = [gaussian(*shape, scale=0.001).flip(0) for shape in sized]
         decay = {} if rule == "momentum" else {"weight_decay": 0.01, "decoupled": True}
         hyper = RULES[rule].hyper(**decay)
-        return cls(gaussian(*shape, scale=WEIGHT_SCALE), grad, rule, hyper)
+        params = [gaussian(*shape, scale=WEIGHT_SCALE) for shape in sized]
+        return cls(tuple(params), tuple(grads), rule, hyper)
 
-    def parameter(self) -> nn.Parameter:
-        """A parameter of its own for a contender, with the gradient."""
-        param = nn.Parameter(self.param.clone())
-        param.grad = self.grad
-        return param
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters of its own for a contender, with their gradients."""
+        made = [nn.Parameter(param.clone()) for param in self.params]
+        for param, grad in zip(made, self.grads, strict=True):
+            param.grad = grad
+        return made
 
     @property
     def options(self) -> dict[str, Any]:
@@ -196,7 +198,10 @@ class Optimizing:
 
     def traffic(self, state_bytes: int) -> int:
         """Bytes that a step moves: reads gradient, parameter and state, and writes the last two."""
-        return self.grad.nbytes + 2 * (self.param.nbytes + state_bytes)
+        read = sum(grad.nbytes for grad in self.grads)
+        return read + 2 * (sum(param.nbytes for param in self.params) + state_bytes)
 
     def __str__(self) -> str:
-        return f"{self.param.numel() / 1e6:.3g} million parameters, float32"
+        size = sum(param.numel() for param in self.params)
+        tensors = f" in {len(self.params)} tensors" if len(self.params) > 1 else ""
+        return f"{size / 1e6:.3g} million parameters, float32{tensors}"

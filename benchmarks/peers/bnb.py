@@ -259,11 +259,11 @@ def momentum(work: Optimizing, plan: Plan) -> list[Contender]:
 
 
 def _optimizer(work: Optimizing, optimizer: Callable[..., Any]) -> list[Contender]:
-    param = work.parameter()
-    made = optimizer([param], **work.options)
-    return [optimizing.contender(work, FAMILY, made, param, _states)]
+    params = work.parameters()
+    made = optimizer(params, **work.options)
+    return [optimizing.contender(work, FAMILY, made, params, _states)]
 
 
 def _states(state: optimizing.State) -> checks.States:
     maps = [state[name] for name in ("qmap1", "qmap2") if name in state]
-    return optimizing.coded_states(state, maps) if maps else optimizing.full_states(state)
+    return optimizing.coded_states(state, maps)

@@ -135,6 +135,6 @@ def momentum(work: Optimizing, plan: Plan) -> list[Contender]:
 def _optimizer(
     work: Optimizing, name: str, optimizer: Callable[..., torch.optim.Optimizer], **options: bool
 ) -> Contender:
-    param = work.parameter()
-    made = optimizer([param], **work.options, **options)
-    return optimizing.contender(work, f"{FAMILY} {name}", made, param, optimizing.dense_states)
+    params = work.parameters()
+    made = optimizer(params, **work.options, **options)
+    return optimizing.contender(work, f"{FAMILY} {name}", made, params, optimizing.dense_states)

@@ -192,17 +192,15 @@ def _optimizers(
 ) -> list[Contender]:
     maps = kq.create_dynamic_map(signed=True), kq.create_dynamic_map(signed=False)
     name = getattr(optimizer, "__name__", "")
-    coded = name.endswith("8bit")
-    states = partial(optimizing.coded_states, maps=maps) if coded else optimizing.full_states
 
     def contender(isa: str) -> Contender:
-        param = work.parameter()
+        params = work.parameters()
         return optimizing.contender(
             work,
             f"{FAMILY} {isa}",
-            optimizer([param], **work.options),
-            param,
-            states,
+            optimizer(params, **work.options),
+            params,
+            partial(optimizing.coded_states, maps=maps),
             path=name,
             prepare=partial(kq_kernels.set_isa, isa),
         )

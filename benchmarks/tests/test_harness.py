@@ -298,17 +298,15 @@ def test_a_wrong_gradient_is_found() -> None:
 
 
 def test_a_wrong_optimizer_step_is_found() -> None:
-    work = Optimizing.make(1024, 1024, plan.quick(("scalar",)))
-    param = work.parameter()
+    work = Optimizing.make([(1024, 1024)], plan.quick(("scalar",)))
+    (before,), (grad,), (param,) = work.params, work.grads, work.parameters()
     optimizer = torch.optim.AdamW([param], **work.options)
-    zero = torch.zeros_like(work.param)
+    zero = torch.zeros_like(before)
     optimizer.step()
     states = checks.States((zero, zero), 0, decoded=False)
-    assert checks.optimizer_step("adam", work.param, work.grad, states, param, work.hyper).correct
+    assert checks.optimizer_step("adam", before, grad, states, param, work.hyper).correct
     without_decay = replace(work.hyper, weight_decay=0.0)
-    assert not checks.optimizer_step(
-        "adam", work.param, work.grad, states, param, without_decay
-    ).correct
+    assert not checks.optimizer_step("adam", before, grad, states, param, without_decay).correct
 
 
 # Command
