@@ -12,29 +12,46 @@ import kq_kernels
 BLOCK = 256
 
 
-def encoded(signed: bool, values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scales of values [rows, 256]: of momentum's buffer after its first step."""
-    p, g = np.zeros(values.size, np.float32), values.reshape(-1)
-    codes, absmax = np.zeros(values.size, np.uint8), np.zeros(len(values), np.float32)
-    kq_kernels.optimizer_step_8bit(
-        "momentum", [p], [g], [codes], [absmax], [code], [1], [0.9, 0, 0], 1e-3
-    )
-    return codes.reshape(values.shape), absmax
+def encoded(rule: str, grads: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scales of a state, [rows, 256], after the first step.
+
+    That of momentum is the gradient; that of RMSprop, without a memory, its square.
+    """
+    hyper = {"momentum": [0.9, 0, 0], "rmsprop": [0, 1e-8]}[rule]
+    p, g = np.zeros(grads.size, np.float32), grads.reshape(-1)
+    codes, absmax = np.zeros(grads.size, np.uint8), np.zeros(len(grads), np.float32)
+    kq_kernels.optimizer_step_8bit(rule, [p], [g], [codes], [absmax], [code], [1], hyper, 1e-3)
+    return codes.reshape(grads.shape), absmax
 
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_codes_are_nearest_at_every_threshold(isa, signed) -> None:
     code = definition.dynamic_map(signed)
     rng = np.random.default_rng(1)
-    targets = [midpoints(code), code, rng.uniform(-1, 1, 2000), 10 ** rng.uniform(-9, 0, 2000)]
+    targets = np.concatenate(
+        [midpoints(code), code, rng.uniform(-1, 1, 2000), 10 ** rng.uniform(-9, 0, 2000)]
+    )
     odd = (rng.uniform(0.5, 1, 20) * 2.0 ** rng.integers(-60, 60, 20)).astype(np.float32)
     for scale in [*SCALES, *odd]:
-        values = around(np.concatenate(targets), np.float32(scale))
-        x = rows_of(values if signed else np.abs(values), np.float32(scale), BLOCK)
-        codes, absmax = encoded(signed, x, code)
-        np.testing.assert_array_equal(absmax, scale)
-        expected = definition.nearest(x, absmax[:, None], code, BLOCK)
+        if signed:
+            rule, grads = "momentum", rows_of(around(targets, scale), scale, BLOCK)
+            values = grads
+        else:
+            root = np.sqrt(np.float32(scale))
+            rule, grads = "rmsprop", rows_of(around(np.sqrt(np.abs(targets)), root), root, BLOCK)
+            values = grads * grads
+        codes, absmax = encoded(rule, grads, code)
+        np.testing.assert_array_equal(absmax, np.abs(values).max(axis=1))
+        expected = definition.nearest(values, absmax[:, None], code, BLOCK)
         np.testing.assert_array_equal(codes, expected, err_msg=repr(scale))
+
+
+def test_negative_values_have_the_code_of_zero_in_an_unsigned_map(isa) -> None:
+    code = definition.dynamic_map(signed=False)
+    grads = np.random.default_rng(1).standard_normal((8, BLOCK)).astype(np.float32)
+    codes, absmax = encoded("momentum", grads, code)
+    np.testing.assert_array_equal(codes, definition.nearest(grads, absmax[:, None], code, BLOCK))
+    assert not codes[grads < 0].any()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.37, 3e-30, 2.5e30])

@@ -121,30 +121,6 @@ static inline void find_states(const StepArgs& a, StepWork& w) {
     }
 }
 
-template <bool kNegatives>
-static inline void encode_dynamic(const float* x, int64_t n, float scale, const Codebook8& book,
-                                  uint8_t* codes) {
-    const DynamicEncoder<kNegatives> encode(book, scale);
-    typename DynamicEncoder<kNegatives>::Ranks ranks;
-    for (int64_t i = 0; i < n; i += kPartsUnit) {
-        for (int part = 0; part < kParts; ++part) encode.rank(x + i + part * W, part, ranks);
-        encode.write(ranks, x + i, codes + i);
-    }
-}
-
-static inline void encode_state(const float* x, const StepRange& r, float scale, const Codebook8& book,
-                                uint8_t* codes) {
-    if (!has_ranks(book.dynamic, scale)) return encode_block_8bit(x, r.n, scale, book, codes);
-    alignas(64) uint8_t padded[kStepBlock];
-    uint8_t* to = r.whole() ? codes : padded;
-    if (book.dynamic.negatives) {
-        encode_dynamic<true>(x, r.padded, scale, book, to);
-    } else {
-        encode_dynamic<false>(x, r.padded, scale, book, to);
-    }
-    if (!r.whole()) std::memcpy(codes, padded, static_cast<size_t>(r.n));
-}
-
 // The update does not know which elements are padding, or that it works for a coded state.
 static inline float new_scale(const StepArgs& a, const StepWork& w, int k) {
     const UpdateArgs::State& state = w.update.state[k];
@@ -165,7 +141,8 @@ static inline void keep_states(const StepArgs& a, const StepWork& w) {
         }
         const float scale = new_scale(a, w, k);
         s.absmax[r.block] = scale;
-        encode_state(values, r, scale, *s.book, s.codes + r.start);
+        const bool negatives = !a.dynamic || s.book->dynamic.negatives;
+        encode_block_8bit(values, r.n, scale, *s.book, s.codes + r.start, negatives);
     }
 }
 

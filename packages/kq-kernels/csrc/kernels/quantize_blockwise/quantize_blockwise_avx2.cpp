@@ -1,3 +1,3 @@
-#include "kernels/vec/avx2_codes.h"
+#include "kernels/vec/avx2_dynamic.h"
 // The instruction set comes first: the kernel is written in its terms.
 #include "kernels/quantize_blockwise/quantize_blockwise.inl.h"
