@@ -32,7 +32,7 @@ class Plan:
     windows: int
 
 
-FULL = Plan(Shape(width=192, layers=4, heads=6), steps=600, windows=256)
+FULL = Plan(Shape(width=192, layers=4, heads=6), steps=200, windows=256)
 QUICK = Plan(Shape(width=64, layers=1, heads=2), steps=20, windows=8)
 
 
