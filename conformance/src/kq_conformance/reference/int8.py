@@ -78,7 +78,8 @@ def int8_ratios(x: Float64, absmax: Float64) -> Float64:
         float64 [R, C]; NaN and infinities of x stay what they are.
     """
     usable = (absmax > 0) & np.isfinite(absmax)
-    ratio: Float64 = INT8_LARGEST * x / np.where(usable, absmax, 1.0)[:, None]
+    with np.errstate(invalid="ignore"):  # a signaling NaN
+        ratio: Float64 = INT8_LARGEST * x / np.where(usable, absmax, 1.0)[:, None]
     return np.where(usable[:, None], ratio, 0.0)
 
 
