@@ -3,11 +3,11 @@
 The package knows nothing of torch or NumPy. An array argument is either a row-major contiguous
 CPU array that speaks DLPack or the buffer protocol (NumPy's, for instance), or a tuple
 ``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``,
-``"float16"``, ``"uint8"``, ``"int8"`` or ``"int32"``. An array that is only read is described by DLPack's C
-exchange table if its type has one (``__dlpack_c_exchange_api__``, as torch's tensors have), at the
-cost of a tuple. Dtypes, sizes and null addresses are checked before anything is written; a wrong
-argument raises TypeError or ValueError that names it. The interpreter's lock is released while a
-kernel runs. ``threads=0`` lets OpenMP choose.
+``"float16"``, ``"uint8"``, ``"int8"`` or ``"int32"``. An array that is only read is described by
+DLPack's C exchange table if its type has one (``__dlpack_c_exchange_api__``, as torch's tensors
+have), at the cost of a tuple. Dtypes, sizes and null addresses are checked before anything is
+written; a wrong argument raises TypeError or ValueError that names it. The interpreter's lock is
+released while a kernel runs. ``threads=0`` lets OpenMP choose.
 
 ``optimizer_step_8bit`` and ``optimizer_step_32bit`` step a list of tensors; ``hyper`` are the
 hyperparameters of the rule in the order that README.md gives. ``codes``, ``absmax`` and ``states``
@@ -117,7 +117,8 @@ def build_info() -> dict[str, str]:
         ``version``; ``isa``, the instruction set in force; ``available_isas``; ``compiler`` ("gcc
         12.2.0"); ``openmp``, the version of OpenMP compiled for ("4.5"); and with which flags for
         optimization, arithmetic and instructions the kernels of each instruction set were compiled:
-        ``flags_scalar``, on x86-64 also ``flags_avx2``, ``flags_avx512``, ``flags_vnni`` and ``flags_amx``.
+        ``flags_scalar``, on x86-64 also ``flags_avx2``, ``flags_avx512``, ``flags_vnni``
+        and ``flags_amx``.
     """
     return {
         "version": __version__,

@@ -20,7 +20,7 @@ def array_argument(tensor: Tensor) -> Array:
     name = _NAMES.get(tensor.dtype)
     if name is None or not tensor.is_cpu:
         raise NotImplementedError(
-            f"the native backend takes CPU tensors of {', '.join(_NAMES.values())}, "
+            f"the native backend takes CPU tensors of {', '.join(dict.fromkeys(_NAMES.values()))}, "
             f"got {dtype_name(tensor.dtype)} on {tensor.device}"
         )
     return tensor.data_ptr(), tensor.numel(), name
