@@ -125,7 +125,7 @@ FLOAT32 = FloatFormat("float32", 24, -126, 127)
 BFLOAT16 = FloatFormat("bfloat16", 8, -126, 127)
 FLOAT16 = FloatFormat("float16", 11, -14, 15)
 FORMATS = {each.name: each for each in (FLOAT32, BFLOAT16, FLOAT16)}
-_INTEGERS = {
+_INTEGERS: dict[str, np.dtype[Any]] = {
     "uint8": np.dtype(np.uint8),
     "int8": np.dtype(np.int8),
     "int32": np.dtype(np.int32),

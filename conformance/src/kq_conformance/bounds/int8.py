@@ -216,14 +216,14 @@ class _Terms(NamedTuple):
     Attributes:
         total: Σ p.
         magnitude: Σ |p|.
-        count: terms that are not zero.
+        terms: number of those that are not zero.
         multiplied: Σ γ_r |p|.
         lost: what products lose below the normal range.
     """
 
     total: Float64
     magnitude: Float64
-    count: Float64
+    terms: Float64
     multiplied: Float64
     lost: Float64
 
@@ -234,7 +234,7 @@ class _Terms(NamedTuple):
     @property
     def error(self) -> Float64:
         """The bound of the module's docstring."""
-        additions = np.maximum(self.count - 1, 0)
+        additions = np.maximum(self.terms - 1, 0)
         largest = (self.magnitude + np.abs(self.total)) / 2 + self.multiplied
         summing = np.minimum(
             additions * _U * (1 + 2 * _gamma(additions)) * largest,

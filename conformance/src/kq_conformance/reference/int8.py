@@ -97,7 +97,7 @@ def int8_quantize(x: Float64, threshold: float = 0.0) -> Int8Rows:
     counts has Inf; codes of both are 0.
     """
     elements = int8_outlier_elements(x, threshold)
-    absmax, outliers = int8_absmax(x, elements), elements.any(axis=0)
+    absmax, outliers = int8_absmax(x, elements), np.asarray(elements.any(axis=0))
     return Int8Rows(int8_codes(x, absmax, outliers), absmax, outliers)
 
 

@@ -53,7 +53,7 @@ class Int8(Memory):
     def quantized(self, x: Float64, threshold: float) -> Int8Rows:
         """X [R, C] by rows; shared by the quantizer and the linear layer."""
         elements = self.outlier_elements(x, threshold)
-        absmax, outliers = self.row_absmax(x, elements), elements.any(axis=0)
+        absmax, outliers = self.row_absmax(x, elements), np.asarray(elements.any(axis=0))
         return Int8Rows(self.row_codes(x, absmax, outliers), absmax, outliers)
 
     def int8(self, tensor: Any) -> Array:
