@@ -55,13 +55,19 @@ def registered(sample: Sample) -> _Registered:
             for form in ("plain", "nested")
         ]
     if sample.op == "int8_linear":
+        x = plain["x"]
+        # The gradient of a weight adds up the products of columns with outliers.
+        outliers = x.abs().amax(0) >= forms["outliers"]["threshold"]
+        columns = {"grad": x[:, :6], "x": x, "outliers": outliers}
         training = [forms[form] | _leaves(sample, forms[form]) for form in ("plain", "outliers")]
         return [
             (packet.inference, forms["outliers"]),
             *((packet.default, arguments) for arguments in training),
+            (torch.ops.kq.int8_outlier_gradient.default, columns),
         ]
     if sample.op == "int8_vectorwise_quant":
-        return [(packet.default, arguments) for arguments in forms.values()]
+        by_column = torch.ops.kq.int8_columnwise_quant.default
+        return [(op, given) for op in (packet.default, by_column) for given in forms.values()]
     if sample.op.startswith("optimizer"):
         return [(packet.default, _step(plain))]
     return [(packet.default, plain)]
