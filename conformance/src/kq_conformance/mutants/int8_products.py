@@ -120,7 +120,7 @@ class AcceptsSumsOfAnyLength(ReferenceBackend):
 
 
 @killed_by(f"{_SCALE}/float32/m5-n33", ledger="D14")
-class ConstantMistyped(ReferenceBackend):
+class ProductConstantMistyped(ReferenceBackend):
     """The constant is 6.200124e-05, and 1/127² is 6.2000124e-05."""
 
     def product_scales(self, row_absmax: Float64, col_absmax: Float64) -> Float64:
