@@ -11,6 +11,7 @@ from kq_conformance.cases.int8_linears import int8_linear_cases
 from kq_conformance.cases.int8_products import int8_product_cases
 from kq_conformance.cases.int8_quantizers import int8_quantizer_cases
 from kq_conformance.cases.large import large_cases
+from kq_conformance.cases.large_int8 import large_int8_cases
 from kq_conformance.cases.linears import linear_cases
 from kq_conformance.cases.optimizers import optimizer_cases
 from kq_conformance.cases.public import public_cases
@@ -42,6 +43,7 @@ _SOURCES = (
     refusal_cases,
     public_cases,
     large_cases,
+    large_int8_cases,
 )
 
 

@@ -85,19 +85,22 @@ SWEEPS: dict[str, Rows] = {"sweep": _natural, "sweep-anchored": _anchored}
 
 
 def rows_of(rows: int, cols: int) -> Rows:
-    """Nearly normal numbers, rows of different size."""
+    """Nearly normal numbers, rows of different size; the largest of every second stands last."""
 
     def make(draw: Draw, dtype: str) -> Stored:
-        return store(draw.bell(rows, cols) * draw.magnitudes(-8, 8, rows, 1), dtype)
+        values = draw.bell(rows, cols)
+        values[::2, -1:] = 4 * draw.signs(1)  # the others are below 2√3
+        return store(values * draw.magnitudes(-8, 8, rows, 1), dtype)
 
     return make
 
 
 def with_outliers(rows: int, cols: int) -> Rows:
-    """Numbers below 6 but for few columns, each with an outlier in one row; the first row of zeros.
+    """Numbers below 6 but for three columns with an outlier in one row; the first row of zeros.
 
-    One outlier is in the last row and column. Another row of its column holds the largest number of
-    that row, below 6: it counts for the scale, though its code is 0.
+    An outlier is in the second row, and one in the last row and column. Another row of the last
+    column holds the largest number of that row, below 6: it counts for the scale, though its code
+    is 0.
     """
 
     def make(draw: Draw, dtype: str) -> Stored:
@@ -105,9 +108,9 @@ def with_outliers(rows: int, cols: int) -> Rows:
         if rows > 1:
             values[0] = 0.0
         if values.size:
-            some = zip(draw.integers(rows, 2), draw.integers(cols, 2), strict=True)
-            for place in ((rows - 1, cols - 1), *some):
-                values[place] = 20 * draw.signs(1)[0] * (1 + draw.uniform(1)[0])
+            columns = [cols - 1, *draw.integers(cols, 2)]
+            for row, column in zip((-1, min(1, rows - 1), rows // 2), columns, strict=True):
+                values[row, column] = 20 * draw.signs(1)[0] * (1 + draw.uniform(1)[0])
         if values.size and rows > 2:
             values[1, cols - 1] = 5.5
         return store(values, dtype)

@@ -54,6 +54,11 @@ def _tiny(M: int, K: int) -> Rows:
     return lambda draw, dtype: store(np.ldexp(draw.bell(M, K), -125), dtype)
 
 
+def _suffix(mode: Mode) -> list[str]:
+    """What the mode adds to an id."""
+    return [] if mode in (Mode.VALUES, Mode.REFUSAL) else [mode.value]
+
+
 class _Cases:
     """The cases of one type."""
 
@@ -79,7 +84,7 @@ class _Cases:
             return Int8Linear(rows(draw, self.dtype), chosen, added, threshold)
 
         demand = Demand("int8_linear", self.dtype)
-        parts = [name, *(["bias"] if bias else []), *([mode] if mode is not Mode.VALUES else [])]
+        parts = [name, *(["bias"] if bias else []), *_suffix(mode)]
         return Case(f"int8_linear/int8/{self.dtype}/{'/'.join(parts)}", profile, demand, make, mode)
 
     def product(self, shape: tuple[int, int, int], *, outliers: bool = False, **o: object) -> Case:
@@ -107,8 +112,7 @@ class _Cases:
             return Int8LinearBackward(linear_input(draw, M, N, kind, self.dtype), weight)
 
         demand = Demand("int8_linear_backward", self.dtype)
-        parts = [f"m{M}-n{N}-k{K}", *([kind] if kind else [])]
-        parts += [mode] if mode is not Mode.VALUES else []
+        parts = [f"m{M}-n{N}-k{K}", *([kind] if kind else []), *_suffix(mode)]
         case_id = f"int8_linear_backward/int8/{self.dtype}/{'/'.join(parts)}"
         return Case(case_id, profile, demand, make, mode)
 
@@ -157,6 +161,10 @@ def _special(cases: _Cases) -> Iterator[Case]:
                     bias=True,
                 )
             yield cases.gradient((M, 6, 130), kind="nonfinite")
+    too_long = INT8_MAX_COLS + 1
+    yield cases.forward(
+        f"refuse-k{too_long}", _plain(1, too_long), _weight(2, too_long), mode=Mode.REFUSAL
+    )
     for name, rows, threshold in (
         ("threshold-at", threshold_steps(THRESHOLD), THRESHOLD),
         ("threshold-between", threshold_steps(THRESHOLD), THRESHOLD + 2.0**-40),

@@ -19,6 +19,7 @@ from kq_conformance.bounds import (
     int8_weight_forms,
 )
 from kq_conformance.floats import Array, Float64, Stored, values_of
+from kq_conformance.reference import int8_matmul
 from kq_conformance.subject import Outputs, Subject
 
 __all__ = [
@@ -109,7 +110,8 @@ class Int8Matmul:
     def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
         """Sums of integers have one answer."""
         del strictness
-        return [accept_int8_sums(codes_of(self.a), codes_of(self.b)).judge(outputs["out"])]
+        sums = int8_matmul(codes_of(self.a), codes_of(self.b))
+        return [accept_int8_sums(sums).judge(outputs["out"])]
 
 
 @dataclass(frozen=True)

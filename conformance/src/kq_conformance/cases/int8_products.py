@@ -91,6 +91,8 @@ def _matmul() -> Iterator[Case]:
         modes = (Mode.REPEAT, Mode.THREADS, Mode.BEFORE, Mode.OFFSET, Mode.STRIDED)
         for mode in modes if M > 1 else modes[:2]:
             yield case(f"m{M}-n129-k197/{mode}", product(M, 129, 197), mode=mode)
+    too_long = INT8_MAX_COLS + 1
+    yield case(f"refuse-k{too_long}", product(1, 2, too_long), mode=Mode.REFUSAL)
 
     def every(draw: Draw, last: int) -> Several:
         return Several({"m{}-n{}-k{}".format(*each): product(*each)(draw) for each in _every(last)})
