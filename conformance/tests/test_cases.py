@@ -28,6 +28,10 @@ PRODUCTS = (
     *("linear_4bit", "linear_4bit_backward"),
     *("linear_4bit_grouped", "linear_4bit_grouped_backward"),
 )
+INT8_OF_FLOATS = (
+    *("int8_vectorwise_quant", "int8_vectorwise_dequant", "int8_mm_dequant"),
+    *("int8_linear", "int8_linear_backward"),
+)
 
 
 def test_ids_are_unique():
@@ -55,8 +59,10 @@ def test_core_covers_every_operation_type_and_block_size():
         "dequantize_blockwise",
         "optimizer_step_8bit",
         "optimizer_step_32bit",
+        *INT8_OF_FLOATS,
     ):
         assert {d.dtype for d in demands if d.op == op} == set(FORMATS)
+    assert {d.dtype for d in demands if d.op == "int8_linear_matmul"} == {"int8"}
 
 
 @pytest.mark.parametrize("mode", [Mode.REPEAT, Mode.THREADS, Mode.BEFORE, Mode.OFFSET])
@@ -64,7 +70,7 @@ def test_core_asks_for_each_mode_of_every_operation_type_and_format(mode):
     def asked(cases: Iterable[Case]) -> set[tuple[str, str, str]]:
         return {(case.demand.op, case.demand.dtype, address(case.id).format) for case in cases}
 
-    formats = ("nf4", "fp4", *RULES, USUAL_MAP)
+    formats = ("nf4", "fp4", "int8", *RULES, USUAL_MAP)
     usual = (case for case in CORE if address(case.id).format in formats)
     assert asked(case for case in CORE if case.mode is mode) == asked(usual)
 
@@ -72,12 +78,15 @@ def test_core_asks_for_each_mode_of_every_operation_type_and_format(mode):
 def test_core_lets_rows_lie_apart_where_the_contract_does():
     strided = [case for case in CORE if case.mode is Mode.STRIDED]
     ops = ("quantize_4bit", "quantize_blockwise", *PRODUCTS)
+    ops += tuple(op for op in INT8_OF_FLOATS if op != "int8_vectorwise_dequant")
     asked = {(case.demand.op, case.demand.dtype) for case in strided}
-    assert asked == {(op, dtype) for op in ops for dtype in FORMATS}
+    of_codes = {("int8_linear_matmul", "int8")}
+    assert asked == {(op, dtype) for op in ops for dtype in FORMATS} | of_codes
     few, many = (
         {case.demand.op for case in strided if name in case.id} for name in ("/m3-", "/m37-")
     )
-    assert few == many == {"linear_4bit", "linear_4bit_backward"}
+    int8 = {"int8_linear", "int8_linear_backward", "int8_linear_matmul"}
+    assert few == many - {"int8_mm_dequant"} == {"linear_4bit", "linear_4bit_backward"} | int8
 
 
 def test_core_goes_beyond_16_bits_in_each_size():
@@ -100,6 +109,19 @@ def test_core_goes_beyond_16_bits_in_each_size():
             assert f"{op}/nf4/b64/{dtype}/large-features-n21867-k7/nested" in ids
         for op in ("optimizer_step_8bit", "optimizer_step_32bit"):
             assert f"{op}/adam/{dtype}/large" in ids
+        for op in ("int8_vectorwise_quant", "int8_vectorwise_dequant"):
+            assert {f"{op}/int8/{dtype}/{name}" for name in ("long-row", "many-rows")} <= ids
+        for op, name in (
+            ("int8_linear", "m65541-n2-k33/outliers"),
+            ("int8_linear_backward", "m65541-n33-k2"),
+            ("int8_mm_dequant", "m65541-n3/bias"),
+        ):
+            assert f"{op}/int8/{dtype}/{name}" in ids
+        for op in ("int8_linear", "int8_linear_backward"):
+            for name in ("m2-n3-k65601", "m2-n65601-k7"):
+                assert f"{op}/int8/{dtype}/{name}" in ids
+    for name in ("m2-n3-k65601", "m2-n65601-k7", "m65541-n2-k33", "m3-n5-k131072"):
+        assert f"int8_linear_matmul/int8/int8/{name}" in ids
 
 
 def test_core_sweeps_every_codebook():

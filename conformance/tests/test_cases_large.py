@@ -8,10 +8,19 @@ import pytest
 
 from kq_conformance.adapter import Adapter
 from kq_conformance.bounds import Strictness
-from kq_conformance.cases import large
+from kq_conformance.cases import large, large_int8
 from kq_conformance.cases.dequantizers import Dequantize4bit, DequantizeBlockwise
 from kq_conformance.cases.draw import Draw
+from kq_conformance.cases.int8_problems import (
+    Int8Dequant,
+    Int8Linear,
+    Int8LinearBackward,
+    Int8Matmul,
+    Int8MmDequant,
+    Int8Quant,
+)
 from kq_conformance.cases.large import large_cases, windows
+from kq_conformance.cases.large_int8 import large_int8_cases
 from kq_conformance.cases.large_linear import LargeLinear, correlate
 from kq_conformance.cases.optimizer_problems import Step8bit
 from kq_conformance.cases.quantizers import Quantize4bit, QuantizeBlockwise
@@ -26,6 +35,12 @@ SMALL = {
     "linear_4bit": lambda draw: large.product(draw, 9, 134, 64, gradient=False),
     "linear_4bit_backward": lambda draw: large.product(draw, 9, 134, 64, gradient=True),
     "optimizer_step_8bit": lambda draw: large.step_8bit(draw, 5, 512),
+    "int8_vectorwise_quant": lambda draw: large_int8.encoded_int8(draw, 9, 133),
+    "int8_vectorwise_dequant": lambda draw: large_int8.decoded_int8(draw, 9, 133),
+    "int8_mm_dequant": lambda draw: large_int8.scaled_int8(draw, 9, 133),
+    "int8_linear_matmul": lambda draw: large_int8.matmul_int8(draw, 9, 133),
+    "int8_linear": lambda draw: large_int8.linear_int8(draw, 9, 133),
+    "int8_linear_backward": lambda draw: large_int8.linear_backward_int8(draw, 9, 133),
 }
 
 
@@ -80,12 +95,24 @@ def elements(problem: Any) -> int:
             return 2 * problem.weights.packed.size
         case DequantizeBlockwise():
             return problem.codes.bits.size
+        case Int8Quant():
+            return problem.x.bits.size
+        case Int8Dequant():
+            return problem.codes.bits.size
+        case Int8MmDequant():
+            return problem.a.bits.size
+        case Int8Matmul():
+            return problem.b.bits.size
+        case Int8Linear() | Int8LinearBackward():
+            return problem.weight.codes.bits.size
         case Step8bit():
             return problem.params[0].bits.size
     raise AssertionError(problem)
 
 
-@pytest.mark.parametrize("case", list(large_cases()), ids=lambda case: case.demand.op)
+@pytest.mark.parametrize(
+    "case", [*large_cases(), *large_int8_cases()], ids=lambda case: case.demand.op
+)
 def test_tensors_are_large_and_their_inputs_are_not(case):
     assert 2**30 < case.memory < 14e9
     assert case.id.startswith(case.demand.op)

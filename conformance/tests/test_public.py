@@ -33,11 +33,16 @@ from kq_functional.backends.torch import TorchBackend
 CASES = {each.id: each for each in public_cases()}
 X = store(np.arange(6.0).reshape(2, 3), "float32")
 QUANTIZE = "quantize_4bit/nf4/b64/float32/public"
-SAMPLES = {
-    op: Sample(op, "float32", None if "wise" in op or "step" in op else "nf4", size, "cpu")
-    for op in ERRORS
-    for size in (256 if "wise" in op or "8bit" in op else 64,)
-}
+
+
+def sample(op):
+    if op.startswith("int8"):
+        return Sample(op, "int8" if op == "int8_linear_matmul" else "float32", None, None, "cpu")
+    size = 256 if "wise" in op or "8bit" in op else 64
+    return Sample(op, "float32", "nf4" if "_4bit" in op else None, size, "cpu")
+
+
+SAMPLES = {op: sample(op) for op in ERRORS}
 
 
 def subject(route=Route.PLAIN, name="torch"):

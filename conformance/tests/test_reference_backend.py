@@ -93,6 +93,15 @@ def test_refuses_unknown_rules_and_empty_blocks():
         backend.quantize_blockwise(None, None, None, None, blocksize=0)
 
 
+def test_refuses_what_is_no_threshold_and_too_many_products():
+    for threshold in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"threshold must be finite .*, got {threshold}"):
+            backend.int8_vectorwise_quant(None, None, None, None, threshold=threshold)
+    codes, out = torch.zeros(1, 131073, dtype=torch.int8), torch.zeros(1, 1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="K must be at most 131072, got 131073"):
+        backend.int8_linear_matmul(codes, codes, out)
+
+
 def test_passes_quick():
     subject = Adapter(backend)
     found = [run_case(backend, subject, case, Settings()) for case in select(Profile.QUICK)]

@@ -32,6 +32,7 @@ from kq_conformance.reference import (
 from kq_conformance.subject import Outputs, StoredScales
 
 __all__ = [
+    "by_row",
     "decoded_4bit",
     "decoded_blockwise",
     "encoded_4bit",
@@ -39,6 +40,7 @@ __all__ = [
     "large_cases",
     "product",
     "step_8bit",
+    "windows",
 ]
 
 _DTYPE, _QUANT_TYPE, _MAP = "bfloat16", "nf4", "dynamic-signed"
@@ -55,7 +57,7 @@ def windows(short: Array, rows: int, cols: int, shift: int) -> Array:
     return as_strided(short, (rows, cols), (shift * step, step), writeable=False)
 
 
-def _by_row(problem: Callable[[slice], Problem]) -> Part:
+def by_row(problem: Callable[[slice], Problem]) -> Part:
     """The question about one row, and the part of the results that answers it."""
 
     def part(outputs: Outputs, row: int) -> tuple[Problem, Outputs]:
@@ -98,7 +100,7 @@ def _encoded(
     def problem(chosen: slice) -> Problem:
         return ask(Stored(x[chosen], _DTYPE))
 
-    return Tiled(problem(slice(None)), expected, _by_row(problem))
+    return Tiled(problem(slice(None)), expected, by_row(problem))
 
 
 def encoded_4bit(draw: Draw, rows: int, cols: int, blocksize: int) -> Tiled:
@@ -151,7 +153,7 @@ def _decoded(
     def problem(chosen: slice) -> Problem:
         return ask(matrix[chosen], Stored(scales[chosen], "float32"))
 
-    return Tiled(problem(slice(None)), expected, _by_row(problem))
+    return Tiled(problem(slice(None)), expected, by_row(problem))
 
 
 def decoded_4bit(draw: Draw, rows: int, cols: int, blocksize: int) -> Tiled:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kq_conformance.cases.case import Case, Demand, Profile
+from kq_conformance.cases.case import Case, Demand, Profile, address
 from kq_conformance.cases.contract import contract_case
 from kq_conformance.cases.draw import Draw
 from kq_conformance.cases.grouped_problems import Experts
+from kq_conformance.cases.public_int8 import public_int8_cases
 from kq_conformance.cases.public_problems import (
     BiasGradient,
     Check,
@@ -64,6 +65,26 @@ _ROUTES: dict[str, tuple[Route, ...]] = {
     "linear_4bit_grouped_backward/nf4/b64/{}/no-rows-n33-k65/nested": (Route.PLAIN,),
     "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n0-k64/nested": (Route.PLAIN,),
     "linear_4bit_grouped_backward/nf4/b64/{}/zeros-between-n4-k0/nested": (Route.PLAIN,),
+    "int8_vectorwise_quant/int8/{}/random": _PRODUCTS,
+    "int8_vectorwise_quant/int8/{}/outliers": _PRODUCTS,
+    "int8_vectorwise_quant/int8/{}/empty-r0-c64/outliers": (Route.PLAIN,),
+    "int8_vectorwise_quant/int8/{}/empty-r3-c0/outliers": (Route.PLAIN,),
+    "int8_vectorwise_dequant/int8/{}/all-codes": _PRODUCTS,
+    "int8_vectorwise_dequant/int8/{}/empty-r0-c64": (Route.PLAIN,),
+    "int8_vectorwise_dequant/int8/{}/empty-r3-c0": (Route.PLAIN,),
+    "int8_mm_dequant/int8/{}/m5-n33/bias": _PRODUCTS,
+    "int8_mm_dequant/int8/{}/m0-n16/bias": (Route.PLAIN,),
+    "int8_mm_dequant/int8/{}/m3-n0/bias": (Route.PLAIN,),
+    "int8_linear/int8/{}/m1-n48-k130/bias": _PRODUCTS,
+    "int8_linear/int8/{}/m5-n33-k257/outliers/bias": _PRODUCTS,
+    "int8_linear/int8/{}/m0-n16-k64/outliers/bias": (Route.PLAIN,),
+    "int8_linear/int8/{}/m3-n0-k64/outliers/bias": (Route.PLAIN,),
+    "int8_linear/int8/{}/m3-n4-k0/outliers/bias": (Route.PLAIN,),
+    "int8_linear_backward/int8/{}/m1-n48-k130": _PRODUCTS,
+    "int8_linear_backward/int8/{}/m5-n33-k257": _PRODUCTS,
+    "int8_linear_backward/int8/{}/m0-n16-k64": (Route.PLAIN,),
+    "int8_linear_backward/int8/{}/m3-n0-k64": (Route.PLAIN,),
+    "int8_linear_backward/int8/{}/m3-n4-k0": (Route.PLAIN,),
     **{
         f"optimizer_step_{bits}bit/{rule}/{{}}/plain": (Route.PLAIN,)
         for rule, known in RULES.items()
@@ -76,6 +97,12 @@ _ROUTES_OF_BFLOAT16 = {
     for bits in (8, 32)
     for rule in ("adam", "lars")
     for rounding in ("stochastic", "corrected")
+}
+_ROUTES_OF_INT8 = {
+    "int8_linear_matmul/int8/{}/m5-n33-k257": _PRODUCTS,
+    "int8_linear_matmul/int8/{}/m0-n16-k64": (Route.PLAIN,),
+    "int8_linear_matmul/int8/{}/m3-n0-k64": (Route.PLAIN,),
+    "int8_linear_matmul/int8/{}/m3-n4-k0": (Route.PLAIN,),
 }
 
 # The arguments of each function of which there are wrong ones.
@@ -98,23 +125,35 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "linear_4bit_grouped_backward": (
         *("grad", "packed", "absmax", "counts", "shape", "blocksize", "quant-type", "layout"),
     ),
+    "int8_vectorwise_quant": ("A", "threshold"),
+    "int8_vectorwise_dequant": ("codes", "absmax", "dtype"),
+    "int8_linear_matmul": ("A", "B", "K"),
+    "int8_mm_dequant": ("A", "row-absmax", "col-absmax", "bias", "dtype"),
+    "int8_linear": ("x", "weight", "absmax", "bias", "threshold", "K"),
+    "int8_linear_backward": ("grad", "weight", "absmax"),
     "optimizer_step_8bit": (*_STEP, "codes", "absmax", "code-maps"),
     "optimizer_step_32bit": (*_STEP, "states"),
 }
+_OF_CODES = "int8_linear_matmul"  # the only operation without a floating-point tensor
 _WRITES_TO_OUT = ("quantize_4bit", "dequantize_4bit", "quantize_blockwise", "dequantize_blockwise")
-_MEETS_GRADIENTS = ("quantize_4bit", "quantize_blockwise", "linear_4bit", "linear_4bit_grouped")
+_MEETS_GRADIENTS = (
+    *("quantize_4bit", "quantize_blockwise", "linear_4bit", "linear_4bit_grouped"),
+    *("int8_vectorwise_quant", "int8_linear"),
+)
 
 
 def _routed() -> Iterator[Case]:
     """Cases of the contract by other routes."""
     asked = [(pattern, routes, tuple(FORMATS)) for pattern, routes in _ROUTES.items()]
     asked += [(pattern, routes, ("bfloat16",)) for pattern, routes in _ROUTES_OF_BFLOAT16.items()]
+    asked += [(pattern, routes, ("int8",)) for pattern, routes in _ROUTES_OF_INT8.items()]
     for pattern, routes, dtypes in asked:
         for dtype in dtypes:
             case = contract_case(pattern.format(dtype))
             for route in routes:
-                name = f"{dtype}/public/{route.name.lower()}"
-                yield _through(case, route, case.id.replace(dtype, name, 1))
+                name = address(case.id).name
+                head = case.id.removesuffix(name)
+                yield _through(case, route, f"{head}public/{route.name.lower()}/{name}")
 
 
 def _through(case: Case, route: Route, case_id: str) -> Case:
@@ -173,6 +212,8 @@ def _checks(op: str, dtype: str) -> Iterator[Case]:
         size = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else None
         demand = Demand(op, dtype, None, size, "adam", "nearest")
         prefix = f"{op}/adam/{dtype}/public"
+    elif op.startswith("int8"):
+        demand, prefix = Demand(op, dtype), f"{op}/int8/{dtype}/public"
     elif "4bit" in op:
         demand, prefix = Demand(op, dtype, "nf4", 64), f"{op}/nf4/b64/{dtype}/public"
     else:
@@ -180,7 +221,7 @@ def _checks(op: str, dtype: str) -> Iterator[Case]:
         prefix = f"{op}/dynamic-signed/b256/{dtype}/public"
 
     def case(name: str, *, costly: bool = False) -> Case:
-        core = dtype == "float32" and not costly
+        core = dtype in ("float32", "int8") and not costly
         profile = Profile.CORE if core else Profile.FULL
         return Case(f"{prefix}/{name}", profile, demand, lambda _: Check(name, demand))
 
@@ -190,6 +231,8 @@ def _checks(op: str, dtype: str) -> Iterator[Case]:
         yield case("aliasing")
     if op in _MEETS_GRADIENTS:
         yield case("grad-mode")
+    if op == "int8_linear" and dtype != "float32":
+        yield replace(case("autocast"), profile=Profile.CORE)
     # Loading torch's tracing takes longer than all other cases of this module.
     yield case("opcheck", costly=True)
     yield case("compile", costly=True)
@@ -212,6 +255,9 @@ def public_cases() -> Iterator[Case]:
     for dtype in FORMATS:
         for quant_type in ("nf4", "fp4"):
             yield from _end_to_end(quant_type, dtype)
+        yield from public_int8_cases(dtype)
         for op in ERRORS:
-            yield from _checks(op, dtype)
+            if op != _OF_CODES:
+                yield from _checks(op, dtype)
+    yield from _checks(_OF_CODES, "int8")
     yield from _traced_steps()

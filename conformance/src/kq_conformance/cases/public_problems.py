@@ -35,7 +35,15 @@ from kq_conformance.reference import (
 )
 from kq_conformance.subject import Outputs, Route, StoredScales, Subject
 
-__all__ = ["BiasGradient", "Check", "CompressStatistics", "GroupedBiasGradient", "Through"]
+__all__ = [
+    "BiasGradient",
+    "Check",
+    "CompressStatistics",
+    "GroupedBiasGradient",
+    "Through",
+    "bias_gradient",
+    "public_functions",
+]
 
 _SOURCE = "conformance/README.md, 'Bounds'; Higham, ASNA, 2nd ed., eq. 3.5"
 
@@ -80,6 +88,21 @@ class PublicFunctions(Subject, Protocol):
     ) -> Outputs:
         """The products of many experts and their gradients by autograd."""
 
+    def int8_gradients(
+        self,
+        x: Stored,
+        weight: Stored,
+        absmax: Stored,
+        bias: Stored,
+        grad: Stored,
+        *,
+        threshold: float,
+    ) -> Outputs:
+        """The product by int8 codes and its gradients by autograd."""
+
+    def int8_double_quant(self, x: Stored, *, threshold: float) -> Outputs:
+        """Quantize rows and columns."""
+
     def check(
         self,
         name: str,
@@ -93,7 +116,8 @@ class PublicFunctions(Subject, Protocol):
         """Ask what has no results to compare with a reference."""
 
 
-def _public(subject: Subject) -> PublicFunctions:
+def public_functions(subject: Subject) -> PublicFunctions:
+    """The public functions with the backend pinned."""
     return cast(PublicFunctions, subject.public(Route.PLAIN))
 
 
@@ -123,7 +147,7 @@ class Check:
     def call(self, subject: Subject) -> Outputs:
         """See `Problem.call`."""
         wanted = self.demand
-        _public(subject).check(
+        public_functions(subject).check(
             self.name,
             wanted.op,
             wanted.dtype,
@@ -152,7 +176,7 @@ class BiasGradient:
     def call(self, subject: Subject) -> Outputs:
         """See `Problem.call`."""
         w = self.weights
-        return _public(subject).gradients(
+        return public_functions(subject).gradients(
             self.x,
             stored_bytes(w.packed),
             w.scales,
@@ -169,7 +193,7 @@ class BiasGradient:
             {"out": outputs["grad_x"]}, strictness
         )
         named = [replace(each, quantity="grad_x") for each in gradient]
-        return [*product, *named, _bias_gradient([values_of(self.grad)], outputs["grad_bias"])]
+        return [*product, *named, bias_gradient([values_of(self.grad)], outputs["grad_bias"])]
 
 
 @dataclass(frozen=True)
@@ -184,7 +208,7 @@ class GroupedBiasGradient:
     def call(self, subject: Subject) -> Outputs:
         """See `Problem.call`."""
         w = self.experts.weights
-        return _public(subject).grouped_gradients(
+        return public_functions(subject).grouped_gradients(
             self.x,
             stored_bytes(w.packed),
             w.scales,
@@ -204,10 +228,10 @@ class GroupedBiasGradient:
         named = [replace(each, quantity="grad_x") for each in gradient]
         grad = values_of(self.grad)
         parts = [grad[rows] for rows in groups(self.experts.counts)]
-        return [*product, *named, _bias_gradient(parts, outputs["grad_bias"])]
+        return [*product, *named, bias_gradient(parts, outputs["grad_bias"])]
 
 
-def _bias_gradient(parts: Sequence[Float64], got: Stored) -> Judgement:
+def bias_gradient(parts: Sequence[Float64], got: Stored) -> Judgement:
     """For each bias a sum of M numbers in float32, in any order, and one rounding to its type."""
     u = FLOAT32.unit_roundoff
     additions = np.array([[max(len(part) - 1, 0)] for part in parts])
@@ -236,7 +260,7 @@ class CompressStatistics:
 
     def call(self, subject: Subject) -> Outputs:
         """See `Problem.call`."""
-        return _public(subject).compress(
+        return public_functions(subject).compress(
             self.x, quant_type=self.quant_type, blocksize=self.blocksize
         )
 

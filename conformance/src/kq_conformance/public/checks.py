@@ -108,7 +108,7 @@ def _aliasing(sample: Sample, argument: str) -> None:
 def _grad_mode(sample: Sample, argument: str) -> None:
     """Codes and scales have no gradient; a product has one where it is asked for."""
     del argument
-    is_product = sample.op.startswith("linear")
+    is_product = "linear" in sample.op
     (_grad_mode_of_product if is_product else _grad_mode_of_codes)(sample)
 
 
@@ -145,10 +145,25 @@ def _grad_mode_of_product(sample: Sample) -> None:
     _raise(failures, 4 * len(modes))
 
 
+def _autocast(sample: Sample, argument: str) -> None:
+    """Under autocast a float32 product is that of its type, to the bit."""
+    del argument
+    call = invocations(sample)["outliers"]
+    wide = call.having(**{name: call.arguments[name].float() for name in ("x", "bias")})
+    expected = call.run()
+    with torch.autocast(sample.device, dtype=expected.dtype):
+        product = wide.run()
+    if product.dtype is not expected.dtype:
+        raise ContractBreachError(f"autocast to {expected.dtype} gives {product.dtype}")
+    if not (bytes_of(product) == bytes_of(expected)).all():
+        raise ContractBreachError("the product under autocast is not that of its type")
+
+
 CHECKS: dict[str, Callable[[Sample, str], None]] = {
     "errors": _errors,
     "aliasing": _aliasing,
     "grad-mode": _grad_mode,
+    "autocast": _autocast,
     "opcheck": opcheck,
     "compile": compiles,
 }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kq_conformance.public.errors_int8 import WRONG_INT8
 from kq_conformance.public.samples import Invocation
 from kq_conformance.public.wrong import (
     NOT_A_TENSOR,
@@ -15,6 +16,7 @@ from kq_conformance.public.wrong import (
     Wrong,
     elsewhere,
     other_type,
+    unquantized,
     wrong,
     wrong_codes,
     wrong_dtype_of_state,
@@ -46,11 +48,6 @@ _BEYOND = {
 }
 
 
-def _inputs(right: Tensor) -> tuple[Any, ...]:
-    """Unquantized tensors of types that no function knows."""
-    return right.double(), right.int(), right.bool(), None, NOT_A_TENSOR
-
-
 def _tables(right: Tensor) -> list[Tensor]:
     """Codebooks of a wrong size or type."""
     return [right[:16], right.half()]
@@ -78,7 +75,7 @@ def _with_first(values: list[Any], *firsts: Any) -> list[list[Any]]:
 
 def _quantize_4bit(forms: _Forms) -> dict[str, Rows]:
     plain, out = forms["plain"], forms["out"]
-    inputs = _inputs(plain.arguments["A"])
+    inputs = unquantized(plain.arguments["A"])
     return {
         "A": wrong(plain, "A", *inputs) + wrong(out, "A", *inputs),
         "blocksize": wrong(plain, "blocksize", *_BLOCKSIZES_4BIT)
@@ -107,7 +104,7 @@ def _dequantize_4bit(forms: _Forms) -> dict[str, Rows]:
 
 def _quantize_blockwise(forms: _Forms) -> dict[str, Rows]:
     plain, out = forms["plain"], forms["out"]
-    inputs, code = _inputs(plain.arguments["A"]), plain.arguments["code"]
+    inputs, code = unquantized(plain.arguments["A"]), plain.arguments["code"]
     tables = [*_tables(code), elsewhere(code), NOT_A_TENSOR]
     return {
         "A": wrong(plain, "A", *inputs) + wrong(out, "A", *inputs),
@@ -144,7 +141,7 @@ def _linear_4bit(forms: _Forms) -> dict[str, Rows]:
     of_8_bits, cube = replace(state, quant_type=None), replace(state, shape=torch.Size((2, 3, 70)))
     biases = (bias[:5], bias[:, None], bias[None], other_type(bias), bias.int(), elsewhere(bias))
     return {
-        "x": wrong(plain, "x", *_inputs(x), x[:, 1:], x[0, 0]),
+        "x": wrong(plain, "x", *unquantized(x), x[:, 1:], x[0, 0]),
         "packed": wrong_codes(plain, "packed") + wrong(plain, "packed", elsewhere(packed)),
         "quant-state": wrong(plain, "quant_state", None, "nf4", of_8_bits)
         + wrong(plain, "quant_state", cube, also=("shape",)),
@@ -177,7 +174,7 @@ def _linear_4bit_grouped(forms: _Forms) -> dict[str, Rows]:
     biases = (bias[:2], bias.flatten(), other_type(bias), bias.int(), elsewhere(bias))
     lists = ([2, 3], [2, 0, 2], [-1, 3, 3], [2.0, 0, 3], [2**63, 0, 0], 5, None)
     return {
-        "x": wrong(plain, "x", *_inputs(x), x[:, 1:], x[0], x[None]),
+        "x": wrong(plain, "x", *unquantized(x), x[:, 1:], x[0], x[None]),
         "packed": wrong_codes(plain, "packed") + wrong(plain, "packed", elsewhere(packed)),
         "quant-state": wrong(plain, "quant_state", None, "nf4", of_8_bits)
         + wrong(plain, "quant_state", flat, also=("shape",)),
@@ -326,6 +323,7 @@ WRONG: dict[str, Callable[[_Forms], dict[str, Rows]]] = {
     "linear_4bit_backward": _linear_4bit_backward,
     "linear_4bit_grouped": _linear_4bit_grouped,
     "linear_4bit_grouped_backward": _linear_4bit_grouped_backward,
+    **WRONG_INT8,
     "optimizer_step_8bit": _optimizer_step_8bit,
     "optimizer_step_32bit": _optimizer_step_32bit,
 }

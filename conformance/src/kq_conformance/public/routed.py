@@ -10,6 +10,7 @@ import kq_functional as kq
 from kq_conformance.floats import Stored
 from kq_conformance.public.call import Call
 from kq_conformance.public.gradients import gradients_of
+from kq_conformance.public.routed_int8 import RoutedInt8
 from kq_conformance.public.states import check_state, state_4bit, state_8bit
 from kq_conformance.public.tensors import from_tensor, to_tensor
 from kq_conformance.reference import Hyper, count_blocks
@@ -18,7 +19,7 @@ from kq_conformance.subject import Outputs, Rounding, Route, StoredScales
 __all__ = ["RoutedOperations"]
 
 
-class RoutedOperations:
+class RoutedOperations(RoutedInt8):
     """Each operation of the contract through its public function, by one route.
 
     OUT changes nothing where a function has no `out`; the optimizer steps know the plain route

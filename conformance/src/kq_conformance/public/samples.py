@@ -97,6 +97,10 @@ class _Maker:
         count = int(torch.Size(shape).numel())
         return (torch.arange(count) * 37 % 256).to(torch.uint8).view(shape).to(self.device)
 
+    def int8(self, *shape: int) -> Tensor:
+        """Codes of either sign."""
+        return self.codes(*shape).view(torch.int8).clamp(min=-127)
+
     def code_map(self, signed: bool = True) -> Tensor:
         """The dynamic map."""
         return kq.create_dynamic_map(signed).to(self.device)
@@ -237,6 +241,67 @@ def _linear_4bit_grouped_backward(sample: Sample) -> dict[str, Invocation]:
     return {"plain": Invocation(torch.ops.kq.linear_4bit_grouped_backward, arguments)}
 
 
+def _int8_vectorwise_quant(sample: Sample) -> dict[str, Invocation]:
+    A = _Maker(sample).numbers(3, 70)
+    plain = Invocation(kq.int8_vectorwise_quant, {"A": A, "threshold": 0.0})
+    return {"plain": plain, "outliers": plain.having(threshold=0.75)}
+
+
+def _int8_vectorwise_dequant(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    arguments = {"codes": make.int8(3, 70), "absmax": make.scales(3), "dtype": make.dtype}
+    return {"plain": Invocation(kq.int8_vectorwise_dequant, arguments)}
+
+
+def _int8_linear_matmul(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    return {
+        "plain": Invocation(kq.int8_linear_matmul, {"A": make.int8(4, 70), "B": make.int8(6, 70)})
+    }
+
+
+def _int8_mm_dequant(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    arguments = {
+        "A": make.int8(4, 6).int() * 1000,
+        "row_absmax": make.scales(4),
+        "col_absmax": make.scales(6),
+        "bias": make.numbers(6),
+        "dtype": make.dtype,
+    }
+    return {"plain": Invocation(kq.int8_mm_dequant, arguments)}
+
+
+def _int8_linear(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    scales = make.scales(6)
+    plain = Invocation(
+        kq.int8_linear,
+        {
+            "x": make.numbers(4, 70),
+            "weight": make.int8(6, 70),
+            "absmax": scales,
+            "bias": make.numbers(6),
+            "threshold": 0.0,
+        },
+    )
+    return {
+        "plain": plain,
+        "outliers": plain.having(threshold=0.75),
+        "bits": plain.having(absmax=scales.view(torch.int32)),
+    }
+
+
+def _int8_linear_backward(sample: Sample) -> dict[str, Invocation]:
+    make = _Maker(sample)
+    arguments = {
+        "grad": make.numbers(4, 6),
+        "weight": make.int8(6, 70),
+        "absmax": make.scales(6),
+    }
+    return {"plain": Invocation(torch.ops.kq.int8_linear_backward, arguments)}
+
+
 _SIZES = (300, 21)
 
 
@@ -291,6 +356,12 @@ _FORMS: dict[str, Callable[[Sample], dict[str, Invocation]]] = {
     "linear_4bit_backward": _linear_4bit_backward,
     "linear_4bit_grouped": _linear_4bit_grouped,
     "linear_4bit_grouped_backward": _linear_4bit_grouped_backward,
+    "int8_vectorwise_quant": _int8_vectorwise_quant,
+    "int8_vectorwise_dequant": _int8_vectorwise_dequant,
+    "int8_linear_matmul": _int8_linear_matmul,
+    "int8_mm_dequant": _int8_mm_dequant,
+    "int8_linear": _int8_linear,
+    "int8_linear_backward": _int8_linear_backward,
     "optimizer_step_8bit": _optimizer_step_8bit,
     "optimizer_step_32bit": _optimizer_step_32bit,
 }

@@ -13,6 +13,7 @@ from kq_conformance.floats import Stored
 from kq_conformance.public.checks import CHECKS
 from kq_conformance.public.gradients import gradients_of
 from kq_conformance.public.routed import RoutedOperations
+from kq_conformance.public.routed_int8 import outlier_mask
 from kq_conformance.public.samples import Sample
 from kq_conformance.public.states import check_state, state_4bit
 from kq_conformance.reference import NESTED_BLOCKSIZE, count_blocks
@@ -184,6 +185,69 @@ class PublicSubject(RoutedOperations):
             call.result("out", y.detach(), (rows, n), x.dtype)
             | call.result("grad_x", grad_x, (rows, k), x.dtype)
             | call.result("grad_bias", grad_bias, (experts, n), x.dtype)
+        )
+
+    def int8_gradients(
+        self,
+        x: Stored,
+        weight: Stored,
+        absmax: Stored,
+        bias: Stored,
+        grad: Stored,
+        *,
+        threshold: float,
+    ) -> Outputs:
+        """The product of a batch of one-row matrices by int8 codes, and its gradients by autograd.
+
+        Args:
+            x: [M, K].
+            weight: int8 [N, K].
+            absmax: [N].
+            bias: [N].
+            grad: [M, N], the gradient of the product.
+            threshold: of outliers.
+
+        Returns:
+            "out" [M, N], "grad_x" [M, K], "grad_bias" [N].
+
+        Raises:
+            RouteMissingError: if the backend does not declare both operations that this takes.
+        """
+        for op in ("int8_linear", "int8_linear_backward"):
+            self._needs(op, x.dtype)
+        call, (m, k), n = self._new_call(), x.bits.shape, weight.bits.shape[0]
+        leaf = call.take("x", x)[:, None].requires_grad_()
+        added, upstream = call.take("bias", bias).requires_grad_(), call.take("grad", grad)
+        codes, scales = call.take("weight", weight), call.take("absmax", absmax)
+        with torch.enable_grad():
+            y = call.run(kq.int8_linear, leaf, codes, scales, added, threshold)
+        grad_x, grad_bias = call.run(gradients_of, y, [leaf, added], upstream[:, None])
+        return (
+            call.result("out", y.detach().flatten(0, 1), (m, n), x.dtype)
+            | call.result("grad_x", grad_x.flatten(0, 1), (m, k), x.dtype)
+            | call.result("grad_bias", grad_bias, (n,), x.dtype)
+        )
+
+    def int8_double_quant(self, x: Stored, *, threshold: float) -> Outputs:
+        """Quantize rows and columns.
+
+        Args:
+            x: [R, C].
+            threshold: of outliers.
+
+        Returns:
+            "codes" [R, C] and "absmax" [R] by rows, "col_codes" [R, C] and "col_absmax" [C] by
+            columns, and "outliers" [C] where the threshold is not 0.
+        """
+        call, (rows, cols) = self._new_call(), x.bits.shape
+        found = call.run(kq.int8_double_quant, call.take_routed("A", x), threshold)
+        codes, col_codes, absmax, col_absmax, columns = found
+        return (
+            call.result("codes", codes, (rows, cols), "int8")
+            | call.result("absmax", absmax, (rows,), "float32")
+            | call.result("col_codes", col_codes, (rows, cols), "int8")
+            | call.result("col_absmax", col_absmax, (cols,), "float32")
+            | outlier_mask(columns, cols, threshold)
         )
 
     def check(

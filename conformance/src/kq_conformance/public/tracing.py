@@ -50,23 +50,40 @@ def registered(sample: Sample) -> _Registered:
             # The gradient of a bias adds up the rows of each expert.
             counts = forms["counted"]["counts"]
             found.append((torch.ops.kq.grouped_sum.default, {"x": plain["x"], "counts": counts}))
-        backward = kq.explain(
-            f"{sample.op}_backward",
-            device=sample.device,
-            dtype=getattr(torch, sample.dtype),
-            quant_type=str(sample.quant_type),
-            blocksize=sample.blocksize,
-        )
-        differentiable = backward.chosen is not None
-        for form in ("plain", "nested"):
-            arguments = _weight(forms[form])
-            for name in ("x", "bias"):
-                arguments[name] = arguments[name].clone().requires_grad_(differentiable)
-            found.append((packet.default, arguments))
-        return found
+        return found + [
+            (packet.default, _weight(forms[form]) | _leaves(sample, forms[form]))
+            for form in ("plain", "nested")
+        ]
+    if sample.op == "int8_linear":
+        x = plain["x"]
+        # The gradient of a weight adds up the products of columns with outliers.
+        outliers = x.abs().amax(0) >= forms["outliers"]["threshold"]
+        columns = {"grad": x[:, :6], "x": x, "outliers": outliers}
+        training = [forms[form] | _leaves(sample, forms[form]) for form in ("plain", "outliers")]
+        return [
+            (packet.inference, forms["outliers"]),
+            *((packet.default, arguments) for arguments in training),
+            (torch.ops.kq.int8_outlier_gradient.default, columns),
+        ]
+    if sample.op == "int8_vectorwise_quant":
+        by_column = torch.ops.kq.int8_columnwise_quant.default
+        return [(op, given) for op in (packet.default, by_column) for given in forms.values()]
     if sample.op.startswith("optimizer"):
         return [(packet.default, _step(plain))]
     return [(packet.default, plain)]
+
+
+def _leaves(sample: Sample, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The input and the bias of a product; they ask for gradients that the backend has."""
+    backward = kq.explain(
+        f"{sample.op}_backward",
+        device=sample.device,
+        dtype=getattr(torch, sample.dtype),
+        quant_type=sample.quant_type or "",
+        blocksize=sample.blocksize,
+    )
+    asked = backward.chosen is not None
+    return {name: arguments[name].clone().requires_grad_(asked) for name in ("x", "bias")}
 
 
 def _step(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +134,10 @@ def opcheck(sample: Sample, argument: str) -> None:
                 raise ContractBreachError(f"{op}: {check}: {str(outcome).partition(chr(10))[0]}")
 
 
+# What returns so many indices as there are is no graph of tensors of known sizes.
+_OF_ANY_SIZE = {("int8_vectorwise_quant", "outliers")}
+
+
 def _results(call: Invocation) -> dict[str, Tensor]:
     """Everything that a call returns and everything that it may have written."""
     return tensors_in(call.run(), "result") | tensors_in(call.arguments, "")
@@ -132,6 +153,8 @@ def compiles(sample: Sample, argument: str) -> None:
     torch._dynamo.reset()
     traced = invocations(sample)  # tensors of its own: a call may write to its arguments
     for name, eager in invocations(sample).items():
+        if (sample.op, name) in _OF_ANY_SIZE:
+            continue
         form = traced[name]
         compiled = torch.compile(form.function, fullgraph=True, backend="aot_eager")
         found = _results(Invocation(compiled, form.arguments))

@@ -15,6 +15,7 @@ __all__ = [
     "Wrong",
     "elsewhere",
     "other_type",
+    "unquantized",
     "wrong",
     "wrong_codes",
     "wrong_dtype_of_state",
@@ -72,6 +73,11 @@ def elsewhere(tensor: Tensor) -> Tensor:
 def other_type(tensor: Tensor) -> Tensor:
     """The tensor in a floating-point type that the functions know, but not the expected one."""
     return tensor.half() if tensor.dtype is torch.float32 else tensor.float()
+
+
+def unquantized(right: Tensor) -> tuple[Any, ...]:
+    """Unquantized tensors of types that no function knows."""
+    return right.double(), right.int(), right.bool(), None, NOT_A_TENSOR
 
 
 def wrong_results(call: Invocation, argument: str, *also: str) -> Rows:

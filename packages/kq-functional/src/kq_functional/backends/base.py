@@ -18,6 +18,12 @@ OPS = {
     "linear_4bit_backward": "grad",
     "linear_4bit_grouped": "x",
     "linear_4bit_grouped_backward": "grad",
+    "int8_vectorwise_quant": "A",
+    "int8_vectorwise_dequant": "dtype",
+    "int8_linear_matmul": "A",
+    "int8_mm_dequant": "dtype",
+    "int8_linear": "x",
+    "int8_linear_backward": "grad",
     "optimizer_step_8bit": "params",
     "optimizer_step_32bit": "params",
 }
@@ -241,6 +247,90 @@ class Backend:
         blocksize: int,
     ) -> None:
         """Compute out [T, K], `linear_4bit_backward` of grad [T, N] with the weight of each row."""
+        raise NotImplementedError
+
+    def int8_vectorwise_quant(
+        self,
+        A: Tensor,
+        codes: Tensor,
+        absmax: Tensor,
+        outliers: Tensor | None,
+        *,
+        threshold: float,
+    ) -> None:
+        """Quantize the rows of A [R, C] into codes int8 [R, C] and absmax float32 [R].
+
+        absmax is the largest magnitude of the row, and a code the integer nearest to
+        127 × A / absmax. Where `outliers`, bool [C], is given, `threshold` is positive:
+        outliers[j] becomes whether a magnitude in column j is at least `threshold`; such elements
+        do not count for absmax, and all codes of such columns are 0. A row with NaN has absmax
+        NaN, one with Inf (and no NaN) that counts has Inf; codes of both are 0, as where absmax
+        is 0.
+        """
+        raise NotImplementedError
+
+    def int8_vectorwise_dequant(self, codes: Tensor, absmax: Tensor, out: Tensor) -> None:
+        """Decode codes int8 [R, C]: out [R, C] = codes × absmax / 127."""
+        raise NotImplementedError
+
+    def int8_linear_matmul(self, A: Tensor, B: Tensor, out: Tensor) -> None:
+        """Compute out int32 [M, N] = A [M, K] Bᵀ of int8 A and B [N, K], exactly; K <= 2^17."""
+        raise NotImplementedError
+
+    def int8_mm_dequant(
+        self,
+        A: Tensor,
+        row_absmax: Tensor,
+        col_absmax: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """Compute out [M, N] = A × row_absmax [M, 1] × col_absmax [N] / 127² + bias [N], A int32.
+
+        Bias has the dtype of out. All in float32, rounded once to the dtype of out.
+        """
+        raise NotImplementedError
+
+    def int8_linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        absmax: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        threshold: float,
+    ) -> None:
+        """Compute out [M, N] = x [M, K] Wᵀ + bias [N], W [N, K] with codes `weight` and absmax [N].
+
+        x is quantized as `int8_vectorwise_quant` does, the product of codes is exact, and is
+        scaled as in `int8_mm_dequant`. With a threshold above 0, the outlier columns of x are
+        multiplied with those of the decoded weight and added, in float32, before the only
+        rounding to the dtype of out.
+        """
+        raise NotImplementedError
+
+    def int8_linear_unchecked(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        absmax: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        threshold: float,
+    ) -> None:
+        """Compute `int8_linear` likewise, as `linear_4bit_unchecked` computes `linear_4bit`.
+
+        Optional. x [..., K] and out [..., N] are as there; weight has the shape (N, K), absmax and
+        bias have one dimension, and threshold is finite and not negative. K may be more than 2^17.
+        """
+        raise NotImplementedError
+
+    def int8_linear_backward(
+        self, grad: Tensor, weight: Tensor, absmax: Tensor, out: Tensor
+    ) -> None:
+        """Compute out [M, K] = grad [M, N] W, with W [N, K] as in `int8_linear`."""
         raise NotImplementedError
 
     def optimizer_step_8bit(
