@@ -80,7 +80,12 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit tests of every package, without those marked slow, and of the repository."""
     sync(session)
-    session.run("pytest", "-m", "not slow", *session.posargs, external=True)
+    session.run(
+        *("pytest", "-m", "not slow", "-n", "auto", "--dist", "loadfile", *session.posargs),
+        # Threads that wait for others of their process would keep the other processes waiting.
+        env={"OMP_WAIT_POLICY": "passive"},
+        external=True,
+    )
 
 
 @nox.session
