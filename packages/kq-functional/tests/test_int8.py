@@ -85,6 +85,37 @@ def test_rows_of_odd_numbers(dtype: torch.dtype, threshold: float) -> None:
     check_quantized(torch.tensor(rows, dtype=torch.float64).to(dtype), threshold)
 
 
+GOLDEN = [[1, -2, 0.5, 0.25], [0, 3, 9, -1.5], [math.nan, 1, 2, 3], [0, 0, 7, 0]]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_golden_rows_of_the_format(dtype: torch.dtype) -> None:
+    """The example of docs/FORMAT.md."""
+    x = torch.tensor(GOLDEN, dtype=dtype)
+    codes, absmax, columns = kq.int8_vectorwise_quant(x, 6.0)
+    assert columns.tolist() == [2]
+    assert codes.tolist() == [[64, -127, 0, 16], [0, 127, 0, -64], [0] * 4, [0] * 4]
+    assert absmax[[0, 1, 3]].tolist() == [2, 3, 0]
+    assert absmax.view(torch.int32)[2] == 0x7FC00000
+    codes, absmax, _ = kq.int8_vectorwise_quant(x)
+    assert codes.tolist() == [[64, -127, 32, 16], [0, 42, 127, -21], [0] * 4, [0, 0, 127, 0]]
+    assert absmax[[0, 1, 3]].tolist() == [2, 9, 7]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("scale", [1.0, 2.0**-100, 2.0**-126, 2.0**-135, 2.0**120])
+def test_codes_are_those_of_float32(scale: float) -> None:
+    """Every backend gives the bits of two float32 operations, as docs/FORMAT.md says."""
+    x = randn(50, 333) * scale
+    codes, absmax, _ = kq.int8_vectorwise_quant(x)
+    lifted = x * 2.0**80 if scale < 1 else x
+    size = lifted.abs().amax(1, keepdim=True)
+    inverse = torch.full_like(size, 127) / size
+    assert torch.equal(codes, (lifted * inverse).round().to(torch.int8))
+    assert torch.equal(absmax, x.abs().amax(1))
+
+
 @given(
     st.lists(
         st.lists(st.floats(width=32), min_size=4, max_size=4),

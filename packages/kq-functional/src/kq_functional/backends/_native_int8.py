@@ -129,6 +129,31 @@ class NativeInt8(Backend):
             row_stride,
         )
 
+    def int8_linear_unchecked(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        absmax: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        threshold: float,
+    ) -> None:
+        """See `Backend.int8_linear_unchecked`: the kernels look at the tensors themselves."""
+        n, k = weight.shape
+        self._kernels.int8_linear(
+            x,
+            weight,
+            absmax,
+            bias,
+            array_argument(out),
+            x.numel() // k,
+            n,
+            k,
+            threshold,
+            torch.get_num_threads(),
+        )
+
     def int8_linear_backward(
         self, grad: Tensor, weight: Tensor, absmax: Tensor, out: Tensor
     ) -> None:
