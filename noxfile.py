@@ -207,10 +207,10 @@ def certify_example(session: nox.Session, profile: str, reports: Path) -> str:
 
 @nox.session
 def amx_model(session: nox.Session) -> None:
-    """The kernels that use tiles (AMX), with a model of them: on any processor with AVX-512."""
+    """The kernels that use tiles (AMX), with a model of them: on a processor with AVX-512 VNNI."""
     sync(session)
-    if "avx512" not in instruction_sets(session):
-        session.skip("what is not done with tiles is done with AVX-512, which this processor lacks")
+    if "vnni" not in instruction_sets(session):
+        session.skip("what is not done with tiles is done with VNNI, which this processor lacks")
     environment = BUILD / "environments" / "amx-model"
     session.run(
         "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
@@ -230,7 +230,7 @@ def amx_model(session: nox.Session) -> None:
         env=clean,
         external=True,
     )
-    # All other operations are those of AVX-512.
+    # All other operations are those of AVX-512 or VNNI.
     session.run(
         *(command, "run", "--backend", "native", "--profile", "core", "-j", "2"),
         *("--select", "linear_4bit*bfloat16*"),

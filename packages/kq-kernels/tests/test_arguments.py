@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import int8_arguments as int8
 import numpy as np
 import pytest
 
@@ -136,6 +137,8 @@ descending = np.linspace(1, -1, 256).astype(np.float32)
 QUANTIZE, DEQUANTIZE, BLOCKWISE = quantize_arguments, dequantize_arguments, blockwise_arguments
 LINEAR, BACKWARD = linear_arguments, backward_arguments
 ADAM, LARS = adam_arguments, lars_arguments
+INT8_QUANT, INT8_MATMUL = int8.quant_arguments, int8.matmul_arguments
+INT8_MM_DEQUANT, INT8_LINEAR = int8.mm_dequant_arguments, int8.linear_arguments
 GROUPED, GROUPED_BACKWARD = grouped_arguments, grouped_backward_arguments
 # Arguments that are right, the name of one, a wrong value for it, the exception and its message.
 WRONG = [
@@ -191,6 +194,29 @@ WRONG = [
     (BACKWARD, "m", -1, ValueError, "m, k"),
     (BACKWARD, "quant_type", "int4", ValueError, "quant_type: expected 'nf4' or 'fp4'"),
     (LINEAR, "codes", np.zeros((3, 31), np.uint8), ValueError, "codes"),
+    (INT8_QUANT, "codes", np.zeros((2, 64), np.uint8), TypeError, "codes: expected int8"),
+    (INT8_QUANT, "absmax", np.zeros(3, np.float32), ValueError, "absmax: expected 2"),
+    (INT8_QUANT, "outliers", None, ValueError, "outliers: expected an array with a threshold"),
+    (INT8_QUANT, "outliers", np.zeros(63, np.uint8), ValueError, "outliers: expected 64"),
+    (INT8_QUANT, "threshold", 0.0, ValueError, "outliers: expected an array with a threshold"),
+    (INT8_QUANT, "threshold", -1.0, ValueError, "threshold: expected a finite number >= 0, got -1"),
+    (INT8_QUANT, "threshold", float("nan"), ValueError, "threshold: .* got nan"),
+    (INT8_QUANT, "threshold", float("inf"), ValueError, "threshold: .* got inf"),
+    (INT8_QUANT, "rows", -2, ValueError, "rows, cols: expected sizes >= 0"),
+    (INT8_QUANT, "row_stride", 63, ValueError, "row_stride: expected at least the 64"),
+    (INT8_MATMUL, "k", 2**17 + 1, ValueError, "k: expected at most 131072, .* got 131073"),
+    (INT8_MATMUL, "b", np.ones((3, 63), np.int8), ValueError, "b: expected 192"),
+    (INT8_MATMUL, "out", np.zeros((2, 3), np.float32), TypeError, "out: expected int32"),
+    (INT8_MATMUL, "row_stride", 65, ValueError, "a: expected 129 elements, got 128"),
+    (INT8_MM_DEQUANT, "bias", np.ones(3, np.float32), TypeError, "bias: expected float16"),
+    (INT8_MM_DEQUANT, "row_absmax", np.ones(3, np.float32), ValueError, "row_absmax: expected 2"),
+    (INT8_MM_DEQUANT, "col_absmax", np.ones(3, np.float16), TypeError, "col_absmax: expected float32, int32"),
+    (INT8_LINEAR, "k", 2**17 + 1, ValueError, "k: expected at most 131072, .* got 131073"),
+    (INT8_LINEAR, "weight", np.ones((3, 64), np.uint8), TypeError, "weight: expected int8"),
+    (INT8_LINEAR, "absmax", np.ones((3, 2), np.float32), ValueError, "absmax: expected 3"),
+    (INT8_LINEAR, "threshold", -1.0, ValueError, "threshold: expected a finite number >= 0"),
+    (INT8_LINEAR, "out", np.zeros((2, 3), np.float16), TypeError, "out: expected float32"),
+    (INT8_LINEAR, "threads", -1, ValueError, "threads"),
     (GROUPED, "counts", [4, 0, -1], ValueError, "counts: expected numbers of rows >= 0"),
     (GROUPED, "counts", [2 ** 62, 2 ** 62, 0], ValueError, "counts: .* a sum below 2\\^63"),
     (GROUPED, "counts", [4, 0, 2], ValueError, "x: expected 384 elements, got 320"),
@@ -242,6 +268,10 @@ FUNCTIONS = {
     blockwise_arguments: kq_kernels.quantize_blockwise,
     linear_arguments: kq_kernels.linear_4bit,
     backward_arguments: kq_kernels.linear_4bit_backward,
+    int8.quant_arguments: kq_kernels.int8_vectorwise_quant,
+    int8.matmul_arguments: kq_kernels.int8_linear_matmul,
+    int8.mm_dequant_arguments: kq_kernels.int8_mm_dequant,
+    int8.linear_arguments: kq_kernels.int8_linear,
     grouped_arguments: kq_kernels.linear_4bit_grouped,
     grouped_backward_arguments: kq_kernels.linear_4bit_grouped_backward,
     adam_arguments: kq_kernels.optimizer_step_8bit,
@@ -309,6 +339,7 @@ def test_the_build_is_described() -> None:
     assert re.fullmatch(r"\w+ \d+(\.\d+)+", info["compiler"])
     assert re.fullmatch(r"\d+\.\d+", info["openmp"])
     own = {"scalar": "-ffp-contract=off", "avx2": "-mavx2", "avx512": "-mavx512f"}
+    own["vnni"] = "-mavx512vnni"
     own["amx"] = own["avx512"]  # tiles need no flag
     for isa in kq_kernels.available_isas():
         flags = info[f"flags_{isa}"].split()

@@ -147,8 +147,43 @@ def exercise_bf16(side: str) -> None:
                 )
 
 
+def exercise_int8(side: str) -> None:
+    """The int8 operations, contiguous and with rows apart."""
+    rng = np.random.default_rng(0)
+
+    def guarded(array: np.ndarray) -> np.ndarray:
+        return against_guard_page(array, side)
+
+    def codes(*shape: int) -> np.ndarray:
+        return guarded(rng.integers(-128, 128, shape, dtype=np.int8))
+
+    for dtype in (np.float32, np.float16):
+        for n, k in [(1, 1), (3, 31), (33, 130), (2, 257), (20, 64)]:
+            weight, absmax = codes(n, k), guarded(np.ones(n, np.float32))
+            kq_kernels.int8_vectorwise_dequant(
+                weight, absmax, guarded(np.ones((n, k), dtype)), n, k
+            )
+            bias = guarded(np.ones(n, dtype))
+            for m, gap in [(1, 0), (3, 7), (20, 0), (40, 7)]:
+                apart, size = k + gap, (m - 1) * (k + gap) + k
+                x = guarded(3 * rng.standard_normal(size).astype(dtype))
+                y, sums = guarded(np.ones((m, n), dtype)), guarded(np.ones((m, n), np.int32))
+                rows, columns = guarded(np.ones(m, np.float32)), guarded(np.ones(k, np.uint8))
+                kq_kernels.int8_vectorwise_quant(
+                    x, codes(m, k), rows, columns, m, k, 6.0, row_stride=apart
+                )
+                kq_kernels.int8_linear(x, weight, absmax, bias, y, m, n, k, 6.0, row_stride=apart)
+                kq_kernels.int8_linear_matmul(codes(size), weight, sums, m, n, k, row_stride=apart)
+                kq_kernels.int8_mm_dequant(sums, rows, absmax, bias, y, m, n)
+                grad = guarded(np.ones((m - 1) * (n + gap) + n, dtype))
+                out = guarded(np.ones((m, k), dtype))
+                kq_kernels.int8_linear_backward(
+                    grad, weight, absmax, out, m, n, k, row_stride=n + gap
+                )
+
+
 @pytest.mark.parametrize("side", ["begin", "end"])
-@pytest.mark.parametrize("what", ["exercise", "exercise_strides", "exercise_bf16"])
+@pytest.mark.parametrize("what", ["exercise", "exercise_strides", "exercise_bf16", "exercise_int8"])
 @pytest.mark.parametrize("name", kq_kernels.available_isas())
 def test_guard_pages(name, what, side) -> None:
     # In a process of its own: a byte outside is a segmentation fault.

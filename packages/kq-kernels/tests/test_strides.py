@@ -97,6 +97,51 @@ def test_products(isa, n, k, blocksize, m, dtype, gap) -> None:
     compare(backward, [x], grad, dtype, gap)
 
 
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 5, 40])  # all kernels, short last tiles
+@pytest.mark.parametrize(("n", "k"), [(24, 128), (13, 33), (7, 600)])
+def test_int8(isa, n, k, m, dtype, gap) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-127, 128, (n, k), dtype=np.int8)
+    absmax = np.ones(n, np.float32)
+    x, grad = samples(m, k, dtype), samples(m, n, dtype)
+    codes, rows, columns = np.empty((m, k), np.int8), np.empty(m, np.float32), np.empty(k, np.uint8)
+    sizes = (m, n, k)
+
+    def quantize(x, outputs, row_stride) -> None:
+        kq_kernels.int8_vectorwise_quant(x, *outputs, m, k, 2.0, 2, row_stride)
+
+    def forward(x, outputs, row_stride) -> None:
+        y = argument(outputs[0], dtype)
+        kq_kernels.int8_linear(x, weight, absmax, None, y, *sizes, 2.0, row_stride=row_stride)
+
+    def backward(grad, outputs, row_stride) -> None:
+        out = argument(outputs[0], dtype)
+        kq_kernels.int8_linear_backward(grad, weight, absmax, out, *sizes, row_stride=row_stride)
+
+    compare(quantize, [codes, rows, columns], x, dtype, gap)
+    compare(forward, [grad], x, dtype, gap)
+    compare(backward, [x], grad, dtype, gap)
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_int8_codes_and_sums(isa, gap) -> None:
+    codes = np.random.default_rng(0).integers(-127, 128, (5, 33), dtype=np.int8)
+    sums = codes[:, :24].astype(np.int32)
+    scales = np.ones(24, np.float32)
+
+    def matmul(a, outputs, row_stride) -> None:
+        weight = codes[:4].copy()
+        kq_kernels.int8_linear_matmul(a, weight, *outputs, 5, 4, 33, row_stride=row_stride)
+
+    def mm_dequant(a, outputs, row_stride) -> None:
+        kq_kernels.int8_mm_dequant(a, scales[:5], scales, None, *outputs, 5, 24, 1, row_stride)
+
+    compare(matmul, [np.empty((5, 4), np.int32)], codes, "int8", gap)
+    compare(mm_dequant, [np.empty((5, 24), np.float32)], np.ascontiguousarray(sums), "int32", gap)
+
+
 def test_more_rows_than_one_pass_takes(isa) -> None:
     m, n, k = 2100, 4, 32
     codes, absmax = definition.quantize_4bit(samples(n, k, "float32"), 32, "nf4")

@@ -133,5 +133,6 @@ def test_without_permission_the_next_best_runs() -> None:
     )
     if "no seccomp" in result.stderr:
         pytest.skip("this sandbox does not let a process refuse system calls")
-    assert result.stdout.split() == ["scalar", "avx2", "avx512", "avx512"]
+    others = [name for name in kq_kernels.available_isas() if name != "amx"]
+    assert result.stdout.split() == [*others, others[-1]]
     assert "ValueError: isa: 'amx' cannot run here" in result.stderr

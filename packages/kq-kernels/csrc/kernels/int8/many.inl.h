@@ -14,16 +14,23 @@ namespace kq::KQ_ISA {
 
 constexpr int64_t kOutputs = 2 * W;
 constexpr int64_t kPassOutputs = 128;
-constexpr int64_t kMostSteps = 576;  // of a slice
+// Steps of a slice. Few rows of x stay in the level-2 cache: then it pays to make one sliver at a time, in
+// the level-1 cache. Many are read from memory once for all outputs of a pass.
+constexpr int64_t kCachedRows = 96;
+constexpr int64_t kFewerSteps = 128, kMostSteps = 576;
 constexpr int64_t kStepUnit = W * PARTS;
 constexpr int64_t kStepsAhead = 12;
-static_assert(kPassOutputs == kFinishOutputs && kPassOutputs % kOutputs == 0 && kMostSteps % kStepUnit == 0);
+static_assert(kPassOutputs == kFinishOutputs && kPassOutputs % kOutputs == 0);
+static_assert(kFewerSteps % kStepUnit == 0 && kMostSteps % kStepUnit == 0);
+
+static inline int64_t pass_outputs(int64_t m) { return m <= kCachedRows ? kOutputs : kPassOutputs; }
 
 // The cut of the reduced dimension into slices of `length` steps, of which the last may be shorter.
 struct Slicing {
     int64_t steps, length;
-    explicit Slicing(int64_t k) : steps(steps_of(k)) {
-        const int64_t count = steps <= kMostSteps ? 1 : (steps + kMostSteps - 1) / kMostSteps;
+    Slicing(int64_t m, int64_t k) : steps(steps_of(k)) {
+        const int64_t most = m <= kCachedRows ? kFewerSteps : kMostSteps;
+        const int64_t count = steps <= most ? 1 : (steps + most - 1) / most;
         length = (steps + count * kStepUnit - 1) / (count * kStepUnit) * kStepUnit;
     }
     int64_t length_at(int64_t begin) const { return steps - begin < length ? steps - begin : length; }
@@ -36,7 +43,7 @@ int64_t int8_many_scratch(int64_t m, int64_t outlier_columns) {
 
 void int8_many_pack(const Int8PackArgs& a) {
     const Tiling tiling(a.m);
-    const Slicing slicing(a.k);
+    const Slicing slicing(a.m, a.k);
     const int64_t tile = tiling.tile_of(a.row);
     const int64_t first = tiling.begin(tile), height = tiling.height_of(tile);
     for (int64_t step = 0; step < slicing.steps; step += kStepUnit) {
@@ -62,41 +69,65 @@ static inline void pack_rows(const Int8ProductArgs& a, int64_t n, int64_t count,
     for (int64_t step = 0; step < steps; step += kStepUnit) {
         const int64_t byte = (begin + step) / PARTS * 4;
         i32 words[W];
-        for (int64_t j = 0; j < W; ++j) {
-            words[j] = j < count ? load_row_words(rows + j * a.k, a.k, byte) : zero_i32();
-            // The rows that are packed next: W streams, too many for the processor to follow.
-            prefetch_l2(rows + (j + kOutputs) * a.k + byte);
+        if (count >= W && byte + kChunk <= a.k) {
+#pragma GCC unroll 16
+            for (int64_t j = 0; j < W; ++j) {
+                words[j] = load_u32(reinterpret_cast<const uint8_t*>(rows + j * a.k + byte));
+            }
+        } else {
+            for (int64_t j = 0; j < W; ++j) {
+                words[j] = j < count ? load_row_words(rows + j * a.k, a.k, byte) : zero_i32();
+            }
         }
         transpose(words);
         const int64_t left = (steps - step) / PARTS;
-        for (int64_t j = 0; j < W && j < left; ++j) {
+        const auto write = [&](int64_t j) {
             for_parts([&](auto part) {
                 store_words(out + (step + j * PARTS + part) * kOutputs, weight_part<part>(words[j]));
             });
+        };
+        if (left >= W) {
+#pragma GCC unroll 16
+            for (int64_t j = 0; j < W; ++j) write(j);
+        } else {
+            for (int64_t j = 0; j < left; ++j) write(j);
         }
     }
 }
 
+// Rows of W that the next slice needs, to be asked for meanwhile: one line of each in as many steps.
+constexpr int64_t kFetchedRows = 16 * PARTS;
+struct Fetch {
+    const int8_t* rows;
+    int64_t stride;
+};
+
 // sums[i, 0..2W) of H rows: `start` (the first slice) or what they were, plus the products of a slice.
 template <int H>
-static void int8_tile(const int32_t* x, const int32_t* w, int64_t steps, const int32_t* start,
-                      int32_t* sums) {
+static void int8_tile(const int32_t* x, const int32_t* w, int64_t steps, const int32_t* start, int32_t* sums,
+                      Fetch fetch) {
     i32 acc[H][2];
 #pragma GCC unroll 16
     for (int i = 0; i < H; ++i) {
         acc[i][0] = start != nullptr ? spread(start[i]) : load_words(sums + i * kPassOutputs);
         acc[i][1] = start != nullptr ? spread(start[i]) : load_words(sums + i * kPassOutputs + W);
     }
-    for (int64_t s = 0; s < steps; ++s) {
-        const i32 w0 = load_words(w + s * kOutputs);
-        const i32 w1 = load_words(w + s * kOutputs + W);
-        for (int64_t j = 0; j < kOutputs; j += 16) prefetch(w + (s + kStepsAhead) * kOutputs + j);
-        prefetch_l2(x + (s + steps) * H);
+    for (int64_t s = 0; s < steps;) {
+        const int8_t* fetched = fetch.rows + s / PARTS * 4;
+        for (const int64_t stop = steps - s < kFetchedRows ? steps : s + kFetchedRows; s < stop; ++s) {
+            const i32 w0 = load_words(w + s * kOutputs);
+            const i32 w1 = load_words(w + s * kOutputs + W);
+            for (int64_t j = 0; j < kOutputs; j += 16) prefetch(w + (s + kStepsAhead) * kOutputs + j);
+            prefetch(x + (s + kStepsAhead) * H);
+            prefetch_l2(x + (s + steps) * H);
+            prefetch_l2(fetched);
+            fetched += fetch.stride;
 #pragma GCC unroll 16
-        for (int i = 0; i < H; ++i) {
-            const i32 codes = spread(x[s * H + i]);
-            acc[i][0] = dot(acc[i][0], w0, codes);
-            acc[i][1] = dot(acc[i][1], w1, codes);
+            for (int i = 0; i < H; ++i) {
+                const i32 codes = spread(x[s * H + i]);
+                acc[i][0] = dot(acc[i][0], w0, codes);
+                acc[i][1] = dot(acc[i][1], w1, codes);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -106,7 +137,7 @@ static void int8_tile(const int32_t* x, const int32_t* w, int64_t steps, const i
     }
 }
 
-using Int8Tile = void (*)(const int32_t*, const int32_t*, int64_t, const int32_t*, int32_t*);
+using Int8Tile = void (*)(const int32_t*, const int32_t*, int64_t, const int32_t*, int32_t*, Fetch);
 
 template <int... I>
 static constexpr std::array<Int8Tile, TILE> int8_tiles(std::integer_sequence<int, I...>) {
@@ -119,7 +150,7 @@ static constexpr auto kInt8Tiles = int8_tiles(std::make_integer_sequence<int, TI
 // Outputs [n, n + outer) of all rows.
 static void int8_pass(const Int8ProductArgs& a, int64_t n, int64_t outer, int32_t* scratch) {
     const Tiling tiling(a.m);
-    const Slicing slicing(a.k);
+    const Slicing slicing(a.m, a.k);
     int32_t* slivers = scratch;
     int32_t* sums = slivers + kPassOutputs * kMostSteps;
     float* prepared = reinterpret_cast<float*>(sums + kPassOutputs * a.m);
@@ -133,13 +164,17 @@ static void int8_pass(const Int8ProductArgs& a, int64_t n, int64_t outer, int32_
             pack_rows(a, n + i + W, outer - i - W, begin, steps, sliver + W);
         }
         if (last) prepare_outputs(a, n, outer, prepared);
+        const int8_t* next = a.weight + (last ? (n + outer) * a.k : n * a.k + (begin + steps) / PARTS * 4);
+        int64_t fetched = 0;
         for (int64_t tile = 0; tile < tiling.count; ++tile) {
             const int64_t first = tiling.begin(tile);
             const int64_t height = tiling.height_of(tile);
             for (int64_t i = 0; i < outer; i += kOutputs) {
                 kInt8Tiles[height - 1](a.x + begin * a.m + first * steps, slivers + i * slicing.length, steps,
                                        begin == 0 ? a.start + first : nullptr,
-                                       sums + first * kPassOutputs + i);
+                                       sums + first * kPassOutputs + i,
+                                       fetched < outer ? Fetch{next + fetched * a.k, a.k} : Fetch{next, 0});
+                fetched += kFetchedRows;
             }
             if (last) {
                 finish_block(a,
@@ -151,8 +186,9 @@ static void int8_pass(const Int8ProductArgs& a, int64_t n, int64_t outer, int32_
 }
 
 void int8_many_multiply(const Int8ProductArgs& a, int64_t begin, int64_t end, int32_t* scratch) {
-    for (int64_t n = begin; n < end; n += kPassOutputs) {
-        int8_pass(a, n, end - n < kPassOutputs ? end - n : kPassOutputs, scratch);
+    const int64_t most = pass_outputs(a.m);
+    for (int64_t n = begin; n < end; n += most) {
+        int8_pass(a, n, end - n < most ? end - n : most, scratch);
     }
 }
 

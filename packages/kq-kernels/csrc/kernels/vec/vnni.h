@@ -24,6 +24,10 @@ template <int P>
 static inline i32 weight_part(i32 word) {
     return _mm512_xor_si512(word, _mm512_set1_epi8(-128));
 }
-static inline i32 dot(i32 sum, i32 weights, i32 codes) { return _mm512_dpbusd_epi32(sum, weights, codes); }
+// Not _mm512_dpbusd_epi32: gcc 12 moves its sums from register to register, and to memory, in long loops.
+static inline i32 dot(i32 sum, i32 weights, i32 codes) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(codes));
+    return sum;
+}
 
 }  // namespace kq::vnni
