@@ -10,15 +10,15 @@
 namespace kq {
 namespace {
 
-// The smallest float32 that is not below a positive threshold; infinite ones would make no element of finite
-// size an outlier, so they are taken for a mistake, as bitsandbytes' 0 for "none" is not.
+// The smallest float32 that is not below the threshold: magnitudes of float32 reach the one exactly if they
+// reach the other.
 float threshold_argument(double threshold) {
     if (!(threshold >= 0.0) || std::isinf(threshold)) {
         throw nb::value_error(
             ("threshold: expected a finite number >= 0, got " + std::to_string(threshold)).c_str());
     }
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    if (threshold > std::numeric_limits<float>::max()) return kInfinity;
+    if (threshold > std::numeric_limits<float>::max()) return kInfinity;  // the conversion would be undefined
     const float nearest = static_cast<float>(threshold);
     return nearest < threshold ? std::nextafter(nearest, kInfinity) : nearest;
 }

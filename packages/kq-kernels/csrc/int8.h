@@ -7,7 +7,7 @@ namespace kq {
 
 constexpr int64_t kMostInt8Depth = int64_t{1} << 17;  // sums of so many products fit 32 bits
 
-// `outliers` [cols] is null without a threshold; `rows` has it as a float32.
+// codes [rows, cols]; outliers [cols] becomes whether a column has one, or is null, for no threshold.
 void int8_quantize(const Int8RowsArgs& args, int64_t rows, int8_t* codes, uint8_t* outliers, int threads);
 void int8_dequantize(const Int8DequantArgs& args, int64_t rows, int threads);
 void int8_descale(const Int8DescaleArgs& args, int64_t rows, int threads);

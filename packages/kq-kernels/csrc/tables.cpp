@@ -1,12 +1,17 @@
-// The kernel tables, with the number of rows up to which decoding in registers is the faster kernel. It takes
+// The kernel tables, with the numbers of rows up to which the kernels for few rows are the faster ones.
+//
+// With a 4-bit weight, that is up to which decoding in registers is the faster kernel. It takes
 // kFewRows at a time; on 4096 x 4096 (Xeon, one core) two such passes take 3.1, 3.3, 3.7 and 4.1 ms for 5 to
 // 8 rows with AVX-512, where slivers take 3.8, 3.6, 3.9 and 4.1 ms; with AVX2, 7.5 against 8.3 ms for 8 rows.
+//
+// With an int8 weight of this size, slivers against rows as they are: 2.6 and 2.5 ms for 16 rows, 3.0 and 3.2
+// ms for 24 with VNNI; 5.4 and 5.7 ms for 16 with AVX-512; 8.4 ms both with AVX2.
 #include "kernels/table.inl.h"
 
 KQ_KERNEL_TABLE(scalar, 4, 4)
 #if KQ_X86
 KQ_KERNEL_TABLE(avx2, 8, 16)
-KQ_KERNEL_TABLE(avx512, 7, 16)
+KQ_KERNEL_TABLE(avx512, 7, 12)
 
 // The products of int8 codes; all else runs as with AVX-512.
 namespace kq::vnni {
@@ -15,7 +20,7 @@ KQ_INT8_PRODUCTS
 static Kernels with_bytes(Kernels table) {
     table.int8.few = kInt8Few;
     table.int8.many = kInt8Many;
-    table.int8.few_rows_limit = 32;
+    table.int8.few_rows_limit = 20;
     return table;
 }
 extern const Kernels kernels = with_bytes(avx512::kernels);

@@ -15,7 +15,12 @@ from kq_conformance.cases.int8_inputs import (
     threshold_steps,
     with_outliers,
 )
-from kq_conformance.cases.int8_problems import Int8Linear, Int8LinearBackward, Int8Weight
+from kq_conformance.cases.int8_problems import (
+    Int8Linear,
+    Int8LinearBackward,
+    Int8Weight,
+    RowsAlone,
+)
 from kq_conformance.cases.int8_products import SHAPES, cancelling
 from kq_conformance.cases.linear_inputs import linear_input
 from kq_conformance.cases.several import Several
@@ -87,13 +92,41 @@ class _Cases:
         parts = [name, *(["bias"] if bias else []), *_suffix(mode)]
         return Case(f"int8_linear/int8/{self.dtype}/{'/'.join(parts)}", profile, demand, make, mode)
 
-    def product(self, shape: tuple[int, int, int], *, outliers: bool = False, **o: object) -> Case:
+    def product(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        outliers: bool = False,
+        bias: bool = False,
+        profile: Profile = Profile.CORE,
+        mode: Mode = Mode.VALUES,
+    ) -> Case:
         """A case of the usual rows, with outliers or without."""
         M, N, K = shape
         name = f"m{M}-n{N}-k{K}{'/outliers' if outliers else ''}"
         rows, threshold = (with_outliers, THRESHOLD) if outliers else (_plain, 0.0)
-        weight = _weight(N, K)
-        return self.forward(name, rows(M, K), weight, threshold=threshold, **o)  # type: ignore[arg-type]
+        return self.forward(
+            name,
+            rows(M, K),
+            _weight(N, K),
+            threshold=threshold,
+            bias=bias,
+            profile=profile,
+            mode=mode,
+        )
+
+    def alone(self, shape: tuple[int, int, int]) -> Case:
+        """A case of rows that must not depend on each other."""
+        M, N, K = shape
+        usual = self.product(shape, bias=True)
+
+        def make(draw: Draw) -> RowsAlone:
+            product = usual.make(draw)
+            assert isinstance(product, Int8Linear)
+            return RowsAlone(product)
+
+        case_id = f"int8_linear/int8/{self.dtype}/rows-alone-m{M}-n{N}-k{K}"
+        return Case(case_id, Profile.CORE, usual.demand, make)
 
     def gradient(
         self,
@@ -151,6 +184,7 @@ def _special(cases: _Cases) -> Iterator[Case]:
             f"decided-m{M}-k8193/cancelling", _decided_largest(M, 8193), _cancelling(7, 8193)
         )
         if M > 1:
+            yield cases.alone((M, 33, 257))
             damage = _damaged_weight(6, 130)
             for name, threshold in (("", 0.0), ("/outliers", 2.5)):
                 yield cases.forward(

@@ -1,7 +1,7 @@
 """One call of an int8 operation, and what it may give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from kq_conformance.bounds import (
 )
 from kq_conformance.floats import Array, Float64, Stored, values_of
 from kq_conformance.reference import int8_matmul
-from kq_conformance.subject import Outputs, Subject
+from kq_conformance.subject import ContractBreachError, Outputs, Subject
 
 __all__ = [
     "Int8Dequant",
@@ -30,6 +30,7 @@ __all__ = [
     "Int8MmDequant",
     "Int8Quant",
     "Int8Weight",
+    "RowsAlone",
     "codes_of",
 ]
 
@@ -166,6 +167,33 @@ class Int8Linear:
         judged = product.judge(values_of(outputs["out"]))
         judged.figures["undecided"] = quantized.undecided
         return [judged]
+
+
+@dataclass(frozen=True)
+class RowsAlone:
+    """A product without outliers, in which each row must be the same whatever the others are."""
+
+    product: Int8Linear
+
+    def call(self, subject: Subject) -> Outputs:
+        """Run the backend on all rows; then with NaN in all but the first, and but the last.
+
+        Raises:
+            ContractBreachError: if that row differs.
+        """
+        x = self.product.x
+        outputs = self.product.call(subject)
+        for row in (0, len(x.bits) - 1):
+            bits = np.full_like(x.bits, np.iinfo(x.bits.dtype).max)
+            bits[row] = x.bits[row]
+            alone = replace(self.product, x=Stored(bits, x.dtype)).call(subject)
+            if (alone["out"].bits[row] != outputs["out"].bits[row]).any():
+                raise ContractBreachError(f"out[{row}] depends on other rows")
+        return outputs
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        """Judge all rows."""
+        return self.product.judge(outputs, strictness)
 
 
 @dataclass(frozen=True)

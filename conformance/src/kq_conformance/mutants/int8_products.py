@@ -260,7 +260,7 @@ class ThresholdExclusiveInTheLayer(ReferenceBackend):
         super().int8_linear(*tensors, threshold=float(np.nextafter(threshold, np.inf)))
 
 
-@killed_by(f"{_LINEAR}/float32/m5-n33-k257")
+@killed_by(f"{_LINEAR}/float32/rows-alone-m5-n33-k257")
 class OneScaleForAllRows(ReferenceBackend):
     """The input is quantized with the largest of all numbers, so that a row depends on others."""
 
