@@ -105,10 +105,10 @@ class Backend:
 
     Tensors: all are on one device and allocated by the caller; a backend writes into the outputs
     and changes nothing else. R, C are the matrix view of `kq_functional.formats`; nb is
-    ceil(C / blocksize). Sizes may be zero. The unquantized input of a matrix op (`A` of the
-    quantizing ops, `x` of the linear layers, `grad` of their gradients) is contiguous, or its rows
-    lie apart: stride(1) == 1 and stride(0) >= C. What is between its rows belongs to others and is
-    not to be relied on. Every other tensor is contiguous.
+    ceil(C / blocksize). Sizes may be zero. The first input of a matrix op (`A` of the quantizing
+    ops and of products, `x` of the linear layers, `grad` of their gradients) is contiguous, or its
+    rows lie apart: stride(1) == 1 and stride(0) >= C. What is between its rows belongs to others
+    and is not to be relied on. Every other tensor is contiguous.
 
     Arguments: what is declared must work. What is not declared (a dtype, device, quant_type, block
     size, rule or rounding) is refused with NotImplementedError, TypeError or ValueError before
@@ -274,7 +274,10 @@ class Backend:
         raise NotImplementedError
 
     def int8_linear_matmul(self, A: Tensor, B: Tensor, out: Tensor) -> None:
-        """Compute out int32 [M, N] = A [M, K] Bᵀ of int8 A and B [N, K], exactly; K <= 2^17."""
+        """Compute out int32 [M, N] = A [M, K] Bᵀ of int8 A and B [N, K], exactly.
+
+        A K above 2^17, for which sums need not fit, is refused, here and by `int8_linear`.
+        """
         raise NotImplementedError
 
     def int8_mm_dequant(
