@@ -210,7 +210,7 @@ WRONG = [
     (INT8_MATMUL, "row_stride", 65, ValueError, "a: expected 129 elements, got 128"),
     (INT8_MM_DEQUANT, "bias", np.ones(3, np.float32), TypeError, "bias: expected float16"),
     (INT8_MM_DEQUANT, "row_absmax", np.ones(3, np.float32), ValueError, "row_absmax: expected 2"),
-    (INT8_MM_DEQUANT, "col_absmax", np.ones(3, np.float16), TypeError, "col_absmax: expected float32, int32"),
+    (INT8_MM_DEQUANT, "col_absmax", np.ones(3, np.float16), TypeError, "col_absmax: expected"),
     (INT8_LINEAR, "k", 2**17 + 1, ValueError, "k: expected at most 131072, .* got 131073"),
     (INT8_LINEAR, "weight", np.ones((3, 64), np.uint8), TypeError, "weight: expected int8"),
     (INT8_LINEAR, "absmax", np.ones((3, 2), np.float32), ValueError, "absmax: expected 3"),

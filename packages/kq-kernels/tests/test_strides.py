@@ -45,8 +45,10 @@ def argument(x: np.ndarray, dtype: str) -> np.ndarray | tuple[int, int, str]:
 
 def compare(function, outputs: list[np.ndarray], x: np.ndarray, dtype: str, gap: int) -> None:
     """Compare function(array, outputs, row_stride) of contiguous and spaced rows, to the bit."""
-    contiguous = [np.full_like(out, 0x55) for out in outputs]
-    spaced = [np.full_like(out, 0xAA) for out in outputs]
+    contiguous, spaced = (
+        [np.full(out.nbytes, byte, np.uint8).view(out.dtype).reshape(out.shape) for out in outputs]
+        for byte in (0x55, 0xAA)
+    )
     stride = x.shape[1] + gap
     memory = apart(x, stride)
     before = memory.tobytes()
