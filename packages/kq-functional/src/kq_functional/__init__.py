@@ -12,6 +12,14 @@ from .four_bit import (
     quantize_nf4,
 )
 from .grouped import linear_4bit_grouped
+from .int8 import (
+    int8_double_quant,
+    int8_linear_matmul,
+    int8_mm_dequant,
+    int8_vectorwise_dequant,
+    int8_vectorwise_quant,
+)
+from .int8_linear import int8_linear
 from .linear import linear_4bit
 from .optimizer import optimizer_step_8bit, optimizer_step_32bit
 from .registry import backends
@@ -39,6 +47,12 @@ __all__ = [
     "dequantize_nf4",
     "explain",
     "get_4bit_type",
+    "int8_double_quant",
+    "int8_linear",
+    "int8_linear_matmul",
+    "int8_mm_dequant",
+    "int8_vectorwise_dequant",
+    "int8_vectorwise_quant",
     "linear_4bit",
     "linear_4bit_grouped",
     "optimizer_step_8bit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .state import QuantState
@@ -27,6 +28,13 @@ def check_state(quant_state: object) -> None:
     """Raise TypeError unless an argument is a QuantState."""
     if not isinstance(quant_state, QuantState):
         raise TypeError(f"quant_state must be a QuantState, got {type(quant_state).__name__}")
+
+
+def check_dtypes(**dtypes: object) -> None:
+    """Raise TypeError unless all arguments, given by name, are dtypes."""
+    for name, dtype in dtypes.items():
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"{name} must be a torch.dtype, got {type(dtype).__name__}")
 
 
 def check_lists(kind: type, **lists: object) -> None:

@@ -19,6 +19,7 @@ from .formats import (
     check_quant_type,
     dtype_name,
 )
+from .int8_format import check_int8
 from .rules import check_rounding, check_rule
 
 
@@ -42,11 +43,14 @@ def check_query(query: Query) -> None:
     """Refuse what no backend can compute, naming the argument."""
     if query.op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, got {query.op!r}")
+    if query.op == "int8_linear_matmul":
+        check_int8(OPS[query.op], query.dtype)
+        return
     check_dtype(OPS[query.op], query.dtype)
     if query.op.startswith("optimizer"):
         check_rule(query.rule)
         check_rounding(query.rounding, query.dtype)
-    else:
+    elif not query.op.startswith("int8"):
         four_bit = "4bit" in query.op
         check_blocksize(query.blocksize, four_bit=four_bit)
         if four_bit:
@@ -200,9 +204,10 @@ def explain(
     Args:
         op: Name of an op, such as "linear_4bit".
         device: Where the tensors are.
-        dtype: Of the unquantized tensor (for the optimizer steps, of the parameters).
+        dtype: Of the unquantized tensor (for the optimizer steps, of the parameters); not used for
+            int8_linear_matmul, which has none.
         quant_type: For 4-bit ops.
-        blocksize: For quantizing ops; by default that of the public function.
+        blocksize: For block-wise ops; by default that of the public function.
         rule: For optimizer steps.
         rounding: For optimizer steps.
 
@@ -216,6 +221,8 @@ def explain(
     if op.startswith("optimizer"):
         fixed = OPTIMIZER_BLOCKSIZE if op.endswith("8bit") else 0
         query = Query(op, device_type, dtype, "", fixed, rule, rounding)
+    elif op.startswith("int8"):
+        query = Query(op, device_type, torch.int8 if op == "int8_linear_matmul" else dtype)
     elif "4bit" in op:
         query = Query(op, device_type, dtype, quant_type, 64 if blocksize is None else blocksize)
     else:

@@ -31,8 +31,9 @@ from ._torch_codes import (
     sorted_4bit,
     tiles,
 )
+from ._torch_int8 import TorchInt8
 from ._torch_optimizer import step_8bit, step_32bit
-from .base import OPS, Backend, Capability, Scales
+from .base import OPS, Capability, Scales
 
 _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
 
@@ -40,6 +41,8 @@ _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
 def _capability(op: str) -> Capability:
     if "4bit" in op:
         return Capability(op, _DTYPES, None, frozenset(QUANT_TYPES), BLOCKSIZES_4BIT)
+    if op == "int8_linear_matmul":
+        return Capability(op, frozenset({"int8"}))
     return Capability(op, _DTYPES)
 
 
@@ -60,7 +63,7 @@ def _check_step(params: Sequence[Tensor], rounding: str) -> None:
         check_rounding(rounding, dtype)
 
 
-class TorchBackend(Backend):
+class TorchBackend(TorchInt8):
     """Computes with torch ops only."""
 
     name = "torch"

@@ -28,6 +28,27 @@ def check_tensor(
     raise ValueError(f"{name} must be on {device}, got {tensor.device}")
 
 
+def check_product(name: str, x: Tensor, weight_dim: int, shape: Sequence[int]) -> None:
+    """Raise unless the last dimension of `x` fits a dimension of a weight of this shape."""
+    if len(shape) != 2:
+        raise ValueError(f"the weight must have two dimensions, got shape {tuple(shape)}")
+    if x.ndim == 0 or x.shape[-1] != shape[weight_dim]:
+        raise ValueError(
+            f"the last dimension of {name} must be {shape[weight_dim]} for a weight of shape "
+            f"{tuple(shape)}, got shape {tuple(x.shape)}"
+        )
+
+
+def check_bias(
+    bias: Tensor | None, dtype: torch.dtype, features: int, device: torch.device
+) -> None:
+    """Raise unless a bias, if there is one, is a vector of this dtype, size and device."""
+    if bias is not None:
+        check_tensor("bias", bias, dtype, features, device)
+        if bias.ndim != 1:
+            raise ValueError(f"bias must have shape ({features},), got {tuple(bias.shape)}")
+
+
 def check_out(
     name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int], device: torch.device
 ) -> None:

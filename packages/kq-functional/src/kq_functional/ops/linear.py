@@ -13,29 +13,15 @@ from .. import eager
 from ..backends.base import Scales
 from ..products import multiply
 from ..selection import Query, check_query, choose
-from .checks import check_tensor, dense_weight, matrix, row_matrix
+from .checks import check_bias, check_product, dense_weight, matrix, row_matrix
 from .four_bit import dequantize_into
 from .library import register
 
 
 def _check_product(name: str, x: Tensor, weight_dim: int, packed: Tensor, shape: Any) -> None:
-    """Raise unless the last dimension of `x` fits a dimension of the weight."""
-    if len(shape) != 2:
-        raise ValueError(f"the weight must have two dimensions, got shape {tuple(shape)}")
-    if x.ndim == 0 or x.shape[-1] != shape[weight_dim]:
-        raise ValueError(
-            f"the last dimension of {name} must be {shape[weight_dim]} for a weight of shape "
-            f"{tuple(shape)}, got shape {tuple(x.shape)}"
-        )
+    check_product(name, x, weight_dim, shape)
     if packed.device != x.device:
         raise ValueError(f"packed must be on {x.device} like {name}, got {packed.device}")
-
-
-def _check_bias(bias: Tensor | None, x: Tensor, features: int) -> None:
-    if bias is not None:
-        check_tensor("bias", bias, x.dtype, features, x.device)
-        if bias.ndim != 1:
-            raise ValueError(f"bias must have shape ({features},), got {tuple(bias.shape)}")
 
 
 def _as_rows(shape: Sequence[int], blocksize: int, layout: str) -> str:
@@ -61,7 +47,7 @@ def _linear(
     backend = choose(_query("linear_4bit", x, quant_type, blocksize))
     _check_product("x", x, 1, packed, shape)
     n, k = shape
-    _check_bias(bias, x, n)
+    check_bias(bias, x.dtype, n, x.device)
     layout = _as_rows(shape, blocksize, layout)
     scales = Scales(absmax, *nested)
     out = x.new_empty((*x.shape[:-1], n))
@@ -97,7 +83,7 @@ def _linear_fake(
 ) -> Tensor:
     check_query(_query("linear_4bit", x, quant_type, blocksize))
     _check_product("x", x, 1, packed, shape)
-    _check_bias(bias, x, shape[0])
+    check_bias(bias, x.dtype, shape[0], x.device)
     dense_weight(packed, Scales(absmax, *nested), shape, blocksize, layout)
     return x.new_empty((*x.shape[:-1], shape[0]))
 
@@ -192,8 +178,13 @@ def gradients(
     if needs_x:
         grad_x = _gradient_of_input(grad, ctx.weight_format, *ctx.saved_tensors)
     if needs_bias:
-        grad_bias = grad.flatten(0, -2).sum(0) if grad.ndim > 1 else grad
+        grad_bias = bias_gradient(grad)
     return grad_x, grad_bias
+
+
+def bias_gradient(grad: Tensor) -> Tensor:
+    """Return the gradient of a bias [N] that was added to every row of [..., N]."""
+    return grad.flatten(0, -2).sum(0) if grad.ndim > 1 else grad
 
 
 def _gradient_of_input(

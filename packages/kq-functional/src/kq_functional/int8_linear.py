@@ -1,0 +1,49 @@
+"""The linear layer on int8 weights: LLM.int8()."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .arguments import check_optional_tensors, check_tensors
+from .int8_format import check_threshold
+from .operands import autocast, is_differentiable
+from .ops import int8_linear as ops
+
+
+def int8_linear(
+    x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None = None, threshold: float = 0.0
+) -> Tensor:
+    """Compute x @ W.T + bias with an int8 weight W, x quantized row by row (LLM.int8()).
+
+    x is quantized as by `int8_vectorwise_quant`; the product of codes is exact. With a threshold
+    above 0, the columns of x that hold an outlier in any row of the call are multiplied
+    unquantized with those of the decoded W (Dettmers et al., arXiv 2208.07339). All is summed and
+    scaled in float32 and rounded once.
+
+    Differentiable in x, as if it were not quantized (straight through), and in bias; W is frozen.
+    Under autocast x and bias are cast as torch.nn.functional.linear casts them.
+
+    Args:
+        x: float32, bfloat16 or float16, [..., K]; any leading dimensions, also empty ones; K is at
+            most 2^17.
+        weight: Codes of W, int8 [N, K], from `int8_vectorwise_quant` without a threshold.
+        absmax: Its scales, float32 [N], or int32 with the same bits, as modules store them.
+        bias: [N] in the dtype of x.
+        threshold: Finite, at least 0; 0 means that there are no outliers.
+
+    Returns:
+        [..., N] in the dtype of x (of autocast, if it is enabled for the device of x).
+
+    Raises:
+        TypeError, ValueError: Shapes, dtypes or devices do not fit; the message names the argument.
+    """
+    check_tensors(x=x, weight=weight, absmax=absmax)
+    check_optional_tensors(bias=bias)
+    check_threshold(threshold)
+    if absmax.dtype == torch.int32:
+        absmax = absmax.view(torch.float32)
+    x, bias = autocast(x, bias)
+    op = ops.int8_linear if is_differentiable(x, bias) else ops.int8_linear_inference
+    product: Tensor = op(x, weight, absmax, bias, threshold)
+    return product
