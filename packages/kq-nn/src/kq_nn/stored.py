@@ -85,9 +85,7 @@ def describe_header(header: tuple[int, ...]) -> str:
     stored_type = STORED_TYPES[type_id] if known else f"type {type_id}?"
     blocks = f"blocksize {blocksize}" if blocksize else "one scale a row"
     scales = {0: "plain scales", 1: "double-quantized scales"}.get(nested, f"nested {nested}?")
-    return (
-        f"format version {version}, {stored_type}, {blocks}, {scales}, in_features {in_features}"
-    )
+    return f"format version {version}, {stored_type}, {blocks}, {scales}, in_features {in_features}"
 
 
 def check_sizes(out_features: object, in_features: object) -> None:
