@@ -20,6 +20,7 @@ from .int8 import (
     int8_vectorwise_quant,
 )
 from .int8_linear import int8_linear
+from .int8_training import int8_linear_training
 from .linear import linear_4bit
 from .optimizer import optimizer_step_8bit, optimizer_step_32bit
 from .registry import backends
@@ -50,6 +51,7 @@ __all__ = [
     "int8_double_quant",
     "int8_linear",
     "int8_linear_matmul",
+    "int8_linear_training",
     "int8_mm_dequant",
     "int8_vectorwise_dequant",
     "int8_vectorwise_quant",

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .arguments import check_dtypes, check_optional_tensors, check_tensors
-from .int8_format import check_threshold, float32_threshold
+from .int8_format import check_threshold
 from .ops import int8 as ops
+from .ops.int8_columns import int8_columnwise_quant
 
 
 def int8_vectorwise_quant(
@@ -66,24 +67,6 @@ def int8_vectorwise_dequant(
     return decoded
 
 
-def quantize_columns(A: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize the columns of A [R, C] as if they were rows, without its outliers.
-
-    Returns:
-        The codes the other way round, int8 [C, R], those of outlier columns 0; absmax float32
-        [C], over the elements that are no outliers; and whether each column has an outlier,
-        bool [C], or [0] if threshold is 0.
-    """
-    if threshold == 0:
-        codes, absmax, outliers = ops.int8_vectorwise_quant(A.t(), 0.0)
-        return codes, absmax, outliers
-    # Compared in float32, as the rows are: torch would round a threshold to the dtype of A.
-    large = A.float().abs() >= float32_threshold(threshold)
-    outliers = large.any(0)
-    codes, absmax, _ = ops.int8_vectorwise_quant(A.masked_fill(large, 0).t(), 0.0)
-    return codes.masked_fill(outliers.unsqueeze(1), 0), absmax, outliers
-
-
 def int8_double_quant(
     A: Tensor, threshold: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -106,7 +89,7 @@ def int8_double_quant(
     """
     codes, absmax, columns = int8_vectorwise_quant(A, threshold)
     matrix = A.detach().reshape(absmax.numel(), A.shape[-1])
-    turned, col_absmax, _ = quantize_columns(matrix, threshold)
+    turned, col_absmax, _ = int8_columnwise_quant(matrix, threshold)
     return codes, turned.t().reshape(A.shape), absmax, col_absmax, columns
 
 

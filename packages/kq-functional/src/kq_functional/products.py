@@ -27,6 +27,15 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Non
         out.copy_(result[:1])
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for products whose bits must not depend on threads: float64 on a CPU.
+
+    There the float64 sums differ by far less than float32 can tell. Elsewhere float64 is slow or
+    missing, and float32 has no such fault.
+    """
+    return torch.float64 if device.type == "cpu" else torch.float32
+
+
 def segments(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Yield (index, rows) for each group that has rows; the groups lie one after the other."""
     start = 0

@@ -1,8 +1,4 @@
-"""The int8 ops of the pure-torch backend, tile by tile so that memory stays bounded.
-
-On a CPU sums of floats are made in float64: a float32 product there depends on the number of
-threads (see `products`). Elsewhere float64 is slow or missing, and float32 has no such fault.
-"""
+"""The int8 ops of the pure-torch backend, tile by tile so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from ..int8_format import (
     check_int8,
     float32_threshold,
 )
+from ..products import sum_dtype
 from ._torch_codes import TILE
 from .base import Backend
 
@@ -31,10 +28,6 @@ def _row_tiles(rows: int, cols: int) -> Iterator[slice]:
     step = max(TILE // max(cols, 1), 1)
     for row in range(0, rows, step):
         yield slice(row, min(row + step, rows))
-
-
-def _sum_dtype(device: torch.device) -> torch.dtype:
-    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def _decode(codes: Tensor, absmax: Tensor) -> Tensor:
@@ -155,7 +148,7 @@ class TorchInt8(Backend):
     ) -> None:
         """Decode some rows of the weight at a time and add up their products."""
         check_dtype("grad", grad.dtype)
-        dtype = _sum_dtype(grad.device)
+        dtype = sum_dtype(grad.device)
         total = out.new_zeros(out.shape, dtype=dtype)
         for rows in _row_tiles(*weight.shape):
             values = _decode(weight[rows], absmax[rows]).to(dtype)
@@ -189,7 +182,7 @@ def _outlier_product(x: Tensor, weight: Tensor, absmax: Tensor, outliers: Tensor
         x, weight = x[:, chosen], weight[:, chosen]
     else:  # the number of columns is known to the device only
         x = x.where(outliers, 0)
-    dtype = _sum_dtype(x.device)
+    dtype = sum_dtype(x.device)
     left = x.to(dtype)
     product = left.new_empty(x.shape[0], weight.shape[0])
     for rows in _row_tiles(*weight.shape):

@@ -5,13 +5,24 @@ makes 2-D views and hands over to a backend. What does not depend on a tensor's 
 quant_type, dtype) is checked when a backend is chosen for that kind of call, that is once.
 """
 
-from . import blockwise, four_bit, grouped, int8, int8_linear, linear, mean, optimizer
+from . import (
+    blockwise,
+    four_bit,
+    grouped,
+    int8,
+    int8_columns,
+    int8_linear,
+    linear,
+    mean,
+    optimizer,
+)
 
 __all__ = [
     "blockwise",
     "four_bit",
     "grouped",
     "int8",
+    "int8_columns",
     "int8_linear",
     "linear",
     "mean",
