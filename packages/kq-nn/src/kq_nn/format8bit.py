@@ -32,11 +32,15 @@ class Format8bit(NamedTuple):
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
-        """The stored tensors by state-dict name."""
+        """The stored tensors by state-dict name.
+
+        The codes come last: accelerate, which fills offloaded layers one tensor after the other,
+        moves all of a layer named Linear8bitLt as soon as `weight` is on a GPU.
+        """
         return {
-            "weight": TensorSpec((self.out_features, self.in_features, 1), torch.int8),
             "weight_absmax": TensorSpec((self.out_features,), torch.int32),
             "weight_format": TensorSpec((5,), torch.int32),
+            "weight": TensorSpec((self.out_features, self.in_features, 1), torch.int8),
         }
 
     @property

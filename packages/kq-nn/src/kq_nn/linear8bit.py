@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Self
 
 import torch
@@ -181,6 +182,15 @@ class Linear8bitLt(QuantizedLinear):
         return kq.int8_linear(
             input, stored["weight"].squeeze(-1), stored["weight_absmax"], bias, self.threshold
         )
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """Nothing that is kept, for accelerate.
+
+        After each forward of an offloaded layer it clears attributes of `state` where the class
+        has this name, which it takes for that of bitsandbytes.
+        """
+        return SimpleNamespace()
 
     def extra_repr(self) -> str:
         """Arguments that rebuild the layer, for `print(model)`."""
