@@ -21,7 +21,8 @@ PACKAGES = {
     "kq_hf": (
         "packages/kq-hf",
         {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_cli"}
-        | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"},
+        | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"}
+        | {"matplotlib"},  # optional
     ),
     "kq_conformance": (
         "conformance",

@@ -13,6 +13,7 @@ from kq_hf.config import KqConfig
 from kq_hf.export import export_bitsandbytes
 from kq_hf.finetune import FinetuneResult, Finetuning, finetune
 from kq_hf.inspection import CheckpointReport, inspect_checkpoint
+from kq_hf.outliers import LayerOutliers, outliers
 from kq_hf.perplexity import Perplexity, perplexity
 from kq_hf.quantizer import KqQuantizer, coverage
 from kq_hf.training import OPTIMIZERS, optimizer_cls_and_kwargs, prepare_for_training
@@ -24,6 +25,7 @@ __all__ = [
     "Finetuning",
     "KqConfig",
     "KqQuantizer",
+    "LayerOutliers",
     "Perplexity",
     "__version__",
     "adopt_config",
@@ -32,6 +34,7 @@ __all__ = [
     "finetune",
     "inspect_checkpoint",
     "optimizer_cls_and_kwargs",
+    "outliers",
     "perplexity",
     "prepare_for_training",
     "quantize_checkpoint",
