@@ -1,19 +1,20 @@
 """The bridge to a backend: NumPy arrays in, a backend's tensors, NumPy arrays out.
 
-This module, `kq_conformance.arena` and `kq_conformance.public` are the only ones that know torch.
+This module, its part `kq_conformance.adapter_int8`, `kq_conformance.arena` and
+`kq_conformance.public` are the only ones that know torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
-from kq_conformance.arena import Arena
+from kq_conformance.adapter_int8 import Int8Operations
+from kq_conformance.arena import Arena, ask
 from kq_conformance.floats import Stored
 from kq_conformance.reference import Hyper, count_blocks
 from kq_conformance.subject import (
-    REFUSALS,
     Outputs,
     Placement,
     Rounding,
@@ -49,17 +50,6 @@ def _scales(arena: Arena, scales: StoredScales) -> _Scales:
     return _Scales(*placed)  # type: ignore[arg-type]  # the first field is never None
 
 
-def _ask(arena: Arena, call: Callable[..., None], *args: Any, **options: Any) -> Outputs:
-    """Run a call on tensors of the arena, and check the memory after it."""
-    try:
-        with arena.guarded():
-            call(*args, **options)
-    except REFUSALS:
-        arena.check_untouched()
-        raise
-    return arena.results()
-
-
 def _options(arena: Arena, hyper: Hyper, rounding: Rounding) -> dict[str, Any]:
     """The keywords of an optimizer step: the common ones, and the rule's own."""
     corrections = [
@@ -74,7 +64,7 @@ def _blocks(cols: int, blocksize: int) -> int:
     return count_blocks(cols, max(blocksize, 1))
 
 
-class Adapter:
+class Adapter(Int8Operations):
     """Runs a backend's methods on guarded tensors; implements `kq_conformance.subject.Subject`.
 
     Args:
@@ -104,7 +94,7 @@ class Adapter:
         """See `Subject.quantize_4bit`."""
         rows, cols = x.bits.shape
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.quantize_4bit,
             arena.read("A", x, rows=True),
@@ -126,7 +116,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.dequantize_4bit`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.dequantize_4bit,
             arena.read("packed", packed),
@@ -140,7 +130,7 @@ class Adapter:
         """See `Subject.quantize_blockwise`."""
         rows, cols = x.bits.shape
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.quantize_blockwise,
             arena.read("A", x, rows=True),
@@ -155,7 +145,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.dequantize_blockwise`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.dequantize_blockwise,
             arena.read("codes", codes),
@@ -177,7 +167,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.linear_4bit`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.linear_4bit,
             arena.read("x", x, rows=True),
@@ -201,7 +191,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.linear_4bit_backward`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.linear_4bit_backward,
             arena.read("grad", grad, rows=True),
@@ -225,7 +215,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.linear_4bit_grouped`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.linear_4bit_grouped,
             arena.read("x", x, rows=True),
@@ -251,7 +241,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.linear_4bit_grouped_backward`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.linear_4bit_grouped_backward,
             arena.read("grad", grad, rows=True),
@@ -278,7 +268,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.optimizer_step_8bit`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.optimizer_step_8bit,
             rule,
@@ -304,7 +294,7 @@ class Adapter:
     ) -> Outputs:
         """See `Subject.optimizer_step_32bit`."""
         arena = self._arena()
-        return _ask(
+        return ask(
             arena,
             self._backend.optimizer_step_32bit,
             rule,

@@ -7,18 +7,19 @@ only be read during the call, so that even a write that is undone shows.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from kq_conformance import pages
-from kq_conformance.floats import FORMATS, Array, Stored
-from kq_conformance.subject import ContractBreachError, Outputs, Placement
+from kq_conformance.floats import Array, Stored, bits_dtype
+from kq_conformance.subject import REFUSALS, ContractBreachError, Outputs, Placement
 
-__all__ = ["Arena"]
+__all__ = ["Arena", "ask"]
 
 _TORCH = {
     "float32": torch.float32,
@@ -26,6 +27,8 @@ _TORCH = {
     "float16": torch.float16,
     "uint8": torch.uint8,
     "int8": torch.int8,
+    "int32": torch.int32,
+    "bool": torch.bool,
 }
 _MARGIN = 256  # guard bytes on either side: four vector registers of the widest instruction set
 _ALIGNMENT = 64
@@ -40,7 +43,7 @@ class _Memory:
 
     Attributes:
         name: of the argument.
-        dtype: key of `FORMATS`, "uint8" or "int8".
+        dtype: as in `Stored`.
         region: the pages, on the host.
         start: where the tensor begins in the region, in bytes.
         stop: where it ends.
@@ -99,7 +102,7 @@ class Arena:
         rows: bool = False,
         written: bool = False,
     ) -> torch.Tensor:
-        bits = FORMATS[dtype].bits_dtype if dtype in FORMATS else np.dtype(np.uint8)
+        bits = bits_dtype(dtype)
         item = bits.itemsize
         apart = rows and self._placement is Placement.STRIDED and math.prod(shape) > 0
         step = shape[1] + _GAP if apart else 0
@@ -188,6 +191,17 @@ class Arena:
                     raise ContractBreachError(_written(each, offset))
             if not each.written and (first := _difference(each)) is not None:
                 raise ContractBreachError(f"the input {each.name} was changed at byte {first}")
+
+
+def ask(arena: Arena, call: Callable[..., None], *args: Any, **options: Any) -> Outputs:
+    """Run a call on tensors of the arena, and check the memory after it."""
+    try:
+        with arena.guarded():
+            call(*args, **options)
+    except REFUSALS:
+        arena.check_untouched()
+        raise
+    return arena.results()
 
 
 def _difference(memory: _Memory) -> int | None:

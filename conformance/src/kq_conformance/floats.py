@@ -22,9 +22,11 @@ __all__ = [
     "Float64",
     "FloatFormat",
     "Stored",
+    "bits_dtype",
     "store",
     "stored_bytes",
     "stored_corrections",
+    "stored_integers",
     "values_of",
 ]
 
@@ -123,16 +125,30 @@ FLOAT32 = FloatFormat("float32", 24, -126, 127)
 BFLOAT16 = FloatFormat("bfloat16", 8, -126, 127)
 FLOAT16 = FloatFormat("float16", 11, -14, 15)
 FORMATS = {each.name: each for each in (FLOAT32, BFLOAT16, FLOAT16)}
+_INTEGERS: dict[str, np.dtype[Any]] = {
+    "uint8": np.dtype(np.uint8),
+    "int8": np.dtype(np.int8),
+    "int32": np.dtype(np.int32),
+    "bool": np.dtype(np.uint8),  # a byte that is neither 0 nor 1 shows
+}
 
 
 class Stored(NamedTuple):
     """An array as it lies in memory: unsigned integer bit patterns and the name of their type.
 
-    `dtype` is a key of `FORMATS`, "uint8", or "int8", whose patterns are bytes, too.
+    `dtype` is a key of `FORMATS`, "uint8", "int8", "int32" or "bool"; integers are in two's
+    complement.
     """
 
     bits: Array
     dtype: str
+
+
+def bits_dtype(dtype: str) -> np.dtype[Any]:
+    """The unsigned integer type that holds one bit pattern of a `Stored` type."""
+    if dtype in FORMATS:
+        return FORMATS[dtype].bits_dtype
+    return np.dtype(f"u{_INTEGERS[dtype].itemsize}")
 
 
 def store(values: Array, dtype: str) -> Stored:
@@ -151,6 +167,15 @@ def stored_corrections(correction: Array) -> Stored:
     return Stored(np.asarray(correction, dtype=np.uint8), "int8")
 
 
+def stored_integers(values: Array, dtype: str) -> Stored:
+    """Wrap integers, or truth values for "bool", that `dtype` holds."""
+    whole = np.ascontiguousarray(values, dtype=_INTEGERS[dtype])
+    return Stored(whole.view(bits_dtype(dtype)), dtype)
+
+
 def values_of(stored: Stored) -> Float64:
-    """The float64 values of a stored floating-point array."""
+    """The float64 values of a stored array."""
+    if stored.dtype in _INTEGERS:
+        values: Float64 = stored.bits.view(_INTEGERS[stored.dtype]).astype(np.float64)
+        return values
     return FORMATS[stored.dtype].decode(stored.bits)

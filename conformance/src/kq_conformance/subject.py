@@ -171,6 +171,42 @@ class Subject(Protocol):
     ) -> Outputs:
         """Return "out" [T, cols] for grad [T, N] and packed [E * N, ceil(cols/2)]."""
 
+    def int8_vectorwise_quant(self, x: Stored, *, threshold: float) -> Outputs:
+        """Return "codes" int8 [R, C] and "absmax" [R] of x [R, C].
+
+        And "outliers" bool [C], where the threshold is not 0.
+        """
+
+    def int8_vectorwise_dequant(self, codes: Stored, absmax: Stored, dtype: str) -> Outputs:
+        """Return "out" [R, C] in `dtype` for codes [R, C] and absmax [R]."""
+
+    def int8_linear_matmul(self, a: Stored, b: Stored) -> Outputs:
+        """Return "out" int32 [M, N] for int8 a [M, K] and b [N, K]."""
+
+    def int8_mm_dequant(
+        self,
+        a: Stored,
+        row_absmax: Stored,
+        col_absmax: Stored,
+        bias: Stored | None,
+        dtype: str,
+    ) -> Outputs:
+        """Return "out" [M, N] in `dtype` for int32 a [M, N], row_absmax [M], col_absmax [N]."""
+
+    def int8_linear(
+        self,
+        x: Stored,
+        weight: Stored,
+        absmax: Stored,
+        bias: Stored | None,
+        *,
+        threshold: float,
+    ) -> Outputs:
+        """Return "out" [M, N] for x [M, K], int8 weight [N, K], absmax [N], in the type of x."""
+
+    def int8_linear_backward(self, grad: Stored, weight: Stored, absmax: Stored) -> Outputs:
+        """Return "out" [M, K] for grad [M, N], int8 weight [N, K] and absmax [N]."""
+
     def optimizer_step_8bit(
         self,
         rule: str,

@@ -41,8 +41,9 @@ def randn(*shape: int) -> Tensor:
 
 
 def apart(x: Tensor, gap: int) -> Tensor:
-    """The same matrix with rows `gap` elements further apart, NaN between them."""
-    wide = x.new_full((x.shape[0], x.shape[1] + gap), torch.nan)
+    """The same matrix with rows `gap` elements further apart, NaN or a number between them."""
+    between = torch.nan if x.is_floating_point() else 99
+    wide = x.new_full((x.shape[0], x.shape[1] + gap), between)
     view = wide[:, : x.shape[1]]
     view.copy_(x)
     return view
@@ -107,10 +108,41 @@ def test_multiply_rows_of_experts_that_lie_apart(
     assert torch.equal(grad_x, torch.einsum("tn,tnk->tk", grad.float(), own).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gap", [1, 64])
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_int8_rows_that_lie_apart(
+    direct: Backend, threshold: float, gap: int, dtype: torch.dtype
+) -> None:
+    """Whatever is between the rows, NaN or other codes, the results are the same."""
+    m, n, k = 7, 24, 65
+    x, grad = randn(m, k).to(dtype), randn(m, n).to(dtype)
+    weight, w_absmax, _ = kq.int8_vectorwise_quant(randn(n, k))
+    results = []
+    for cut in (lambda t: t, lambda t: apart(t, gap)):
+        codes, absmax = torch.empty(m, k, dtype=torch.int8), torch.empty(m)
+        outliers = torch.empty(k, dtype=torch.bool) if threshold else None
+        direct.int8_vectorwise_quant(cut(x), codes, absmax, outliers, threshold=threshold)
+        sums, y = torch.empty(m, n, dtype=torch.int32), torch.empty(m, n, dtype=dtype)
+        direct.int8_linear_matmul(cut(codes), weight, sums)
+        direct.int8_mm_dequant(cut(sums), absmax, w_absmax, None, y)
+        product, grad_x = torch.empty_like(y), torch.empty_like(x)
+        direct.int8_linear(cut(x), weight, w_absmax, None, product, threshold=threshold)
+        direct.int8_linear_backward(cut(grad), weight, w_absmax, grad_x)
+        results.append([codes, absmax, sums, y, product, grad_x])
+        results[-1] += [] if outliers is None else [outliers]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    if not threshold:
+        assert torch.equal(results[0][3], results[0][4])
+
+
 def calls(
     direct: Backend, dtype: torch.dtype, quant_type: str, blocksize: int, rule: str
 ) -> dict[str, tuple[Callable[[], None], list[Tensor]]]:
-    """Every op as a call and what it may write; right for float32, "nf4", 64 and "adam"."""
+    """Every op as a call and what it may write; right for float32, "nf4", 64 and "adam".
+
+    Codes are int8 where `dtype` is float32, else of that dtype.
+    """
 
     def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.ones(shape, dtype=dtype)
@@ -124,6 +156,10 @@ def calls(
     param, grad = floats(128, dtype=dtype), floats(128, dtype=dtype)
     states, state_absmax = [floats(128), floats(128)], [floats(1), floats(1)]
     state_codes = [bytes_(128), bytes_(128)]
+    code_dtype = torch.int8 if dtype == torch.float32 else dtype
+    int8, weight = floats(3, 64, dtype=code_dtype), floats(2, 64, dtype=torch.int8)
+    rows, cols, sums = floats(3), floats(2), floats(3, 2, dtype=torch.int32)
+    int8_x = floats(3, 64, dtype=torch.int8)
     four_bit: Any = {"quant_type": quant_type, "blocksize": blocksize}
     return {
         "quantize_4bit": (
@@ -156,6 +192,27 @@ def calls(
         ),
         "linear_4bit_grouped_backward": (
             lambda: direct.linear_4bit_grouped_backward(y, packed, scales, [3], x, **four_bit),
+            [x],
+        ),
+        "int8_vectorwise_quant": (
+            lambda: direct.int8_vectorwise_quant(x, int8_x, rows, None, threshold=0.0),
+            [int8_x],
+        ),
+        "int8_vectorwise_dequant": (
+            lambda: direct.int8_vectorwise_dequant(int8_x, rows, x),
+            [x],
+        ),
+        "int8_linear_matmul": (lambda: direct.int8_linear_matmul(int8, weight, sums), [sums]),
+        "int8_mm_dequant": (
+            lambda: direct.int8_mm_dequant(sums, rows, cols, None, y),
+            [y],
+        ),
+        "int8_linear": (
+            lambda: direct.int8_linear(x, weight, cols, None, y, threshold=0.0),
+            [y],
+        ),
+        "int8_linear_backward": (
+            lambda: direct.int8_linear_backward(y, weight, cols, x),
             [x],
         ),
         "optimizer_step_8bit": (

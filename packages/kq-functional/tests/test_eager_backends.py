@@ -67,6 +67,16 @@ def test_a_backend_may_refuse(register: Callable[[object], None], refusal: type)
         )
 
 
+# What could make a kernel read beyond the memory of an operand.
+DAMAGE: list[Callable[[Tensor], Tensor]] = [
+    lambda t: t.flatten()[:-1],
+    lambda t: torch.cat([t.flatten(), t.flatten()[:1]]),
+    lambda t: t.to(torch.float64),
+    lambda t: t.to("meta"),
+    lambda t: t.reshape(-1, 1).repeat(1, 2)[:, 0] if t.numel() > 1 else t.double(),
+]
+
+
 @pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_the_native_backend_looks_at_what_nobody_checked(
     context: Callable[[], AbstractContextManager],
@@ -83,18 +93,32 @@ def test_the_native_backend_looks_at_what_nobody_checked(
             x, packed, Scales(*scales), bias, out, shape=(N, K), quant_type="nf4", blocksize=64
         )
 
-    damage: list[Callable[[Tensor], Tensor]] = [
-        lambda t: t.flatten()[:-1],
-        lambda t: torch.cat([t.flatten(), t.flatten()[:1]]),
-        lambda t: t.to(torch.float64),
-        lambda t: t.to("meta"),
-        lambda t: t.reshape(-1, 1).repeat(1, 2)[:, 0] if t.numel() > 1 else t.double(),
-    ]
     with context():
         for i in range(1, len(fit)):
-            for spoil in damage:
+            for spoil in DAMAGE:
                 with pytest.raises((TypeError, ValueError)):
                     call(*fit[:i], spoil(fit[i]), *fit[i + 1 :])
+    assert not out.any()
+    call(*fit)
+    assert out.any()
+
+
+def test_the_native_backend_looks_at_int8_weights_that_nobody_checked() -> None:
+    """Likewise, of the short way of int8_linear."""
+    native = registry.load_or_raise("native")
+    codes, absmax, _ = kq.int8_vectorwise_quant(randn(N, K))
+    fit = [randn(3, K), codes, absmax, randn(N)]
+    out = torch.zeros(3, N)
+
+    def call(*tensors: Tensor) -> None:
+        native.int8_linear_unchecked(*tensors, out, threshold=0.0)
+
+    # The caller promises the shape of the weight.
+    spoilt = [(1, codes.double()), (1, codes.to("meta")), (1, codes.repeat(1, 2)[:, ::2])]
+    spoilt += [(i, spoil(fit[i])) for i in (2, 3) for spoil in DAMAGE]
+    for i, tensor in spoilt:
+        with pytest.raises((TypeError, ValueError)):
+            call(*fit[:i], tensor, *fit[i + 1 :])
     assert not out.any()
     call(*fit)
     assert out.any()

@@ -19,6 +19,8 @@ CODES, STATE8 = kq.quantize_blockwise(A, blocksize=50)
 EXPERTS = torch.randn(3, 5, 70, generator=torch.Generator().manual_seed(2))
 PACKED_EXPERTS, EXPERTS_STATE = kq.quantize_4bit(EXPERTS, compress_statistics=True)
 FLAT_EXPERTS, FLAT_EXPERTS_STATE = kq.quantize_4bit(EXPERTS, layout="flat")
+CODES8, ABSMAX8, _ = kq.int8_vectorwise_quant(A)
+SUMS8 = kq.int8_linear_matmul(CODES8, CODES8)
 COUNTS = torch.tensor([4, 0, 2])
 FLAT, FLAT_STATE = kq.quantize_4bit(A, layout="flat")
 FORMAT = 64, "nf4", "row"
@@ -152,6 +154,46 @@ def samples() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
             {},
         ),
         "grouped_sum": (ops.grouped_sum.default, (activations(6, 5), COUNTS), {}),
+        "int8_vectorwise_quant": (ops.int8_vectorwise_quant.default, (A, 0.0), {}),
+        "int8_vectorwise_quant threshold": (ops.int8_vectorwise_quant.default, (A, 2.0), {}),
+        "int8_columnwise_quant": (ops.int8_columnwise_quant.default, (A, 0.0), {}),
+        "int8_columnwise_quant threshold": (ops.int8_columnwise_quant.default, (A, 2.0), {}),
+        "int8_vectorwise_dequant": (
+            ops.int8_vectorwise_dequant.default,
+            (CODES8, ABSMAX8, torch.bfloat16),
+            {},
+        ),
+        "int8_linear_matmul": (ops.int8_linear_matmul.default, (CODES8, CODES8), {}),
+        "int8_mm_dequant": (
+            ops.int8_mm_dequant.default,
+            (SUMS8, ABSMAX8, ABSMAX8, torch.ones(5), torch.float32),
+            {},
+        ),
+        "int8_linear": (
+            ops.int8_linear.default,
+            (activations(2, 3, 70), CODES8, ABSMAX8, activations(5), 0.0),
+            {},
+        ),
+        "int8_linear threshold": (
+            ops.int8_linear.default,
+            (activations(3, 70), CODES8, ABSMAX8, None, 2.0),
+            {},
+        ),
+        "int8_linear.inference": (
+            ops.int8_linear.inference,
+            (torch.ones(3, 70), CODES8, ABSMAX8, torch.ones(5), 0.0),
+            {},
+        ),
+        "int8_linear_backward": (
+            ops.int8_linear_backward.default,
+            (activations(3, 5), CODES8, ABSMAX8),
+            {},
+        ),
+        "int8_outlier_gradient": (
+            ops.int8_outlier_gradient.default,
+            (torch.ones(5, 3), A, A[0] > 0.5),
+            {},
+        ),
         "optimizer_step_8bit": (
             ops.optimizer_step_8bit.default,
             ("adam", params, grads, codes, absmax, [CODE, CODE], [1, 2]),

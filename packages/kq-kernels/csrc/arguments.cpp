@@ -190,9 +190,6 @@ int64_t strided_size(int64_t rows, int64_t cols, int64_t stride, const char* nam
     return size;
 }
 
-// Modules keep the bits of float32 scales as integers, so that no cast of a model's dtype touches them.
-constexpr DTypes kScales{DType::float32, DType::int32};
-
 ScaleArrays scales(const Geometry& g, nb::handle absmax, nb::handle nested_absmax, nb::handle nested_code,
                    nb::handle offset) {
     ScaleArrays out;

@@ -51,6 +51,9 @@ Geometry geometry_8bit(int64_t rows, int64_t cols, int64_t blocksize);
 // a * b without overflow, both >= 0; `names` are those of the two.
 int64_t product(int64_t a, int64_t b, const char* names);
 
+// Modules keep the bits of float32 scales as integers, so that no cast of a model's dtype touches them.
+inline constexpr DTypes kScales = {DType::float32, DType::int32};
+
 // absmax as float32, or as 8-bit codes with all of nested_absmax, nested_code and offset.
 struct ScaleArrays {
     Array absmax, nested_absmax, nested_code, offset;
@@ -72,6 +75,7 @@ int thread_argument(int64_t threads);
 
 void bind_blockwise(nb::module_& module);
 void bind_grouped(nb::module_& module);
+void bind_int8(nb::module_& module);
 void bind_linear(nb::module_& module);
 void bind_optimizer(nb::module_& module);
 

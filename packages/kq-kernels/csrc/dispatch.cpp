@@ -23,6 +23,8 @@ bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 std::vector<Isa> find_isas() {
@@ -30,7 +32,8 @@ std::vector<Isa> find_isas() {
 #if KQ_X86
     if (has_avx2()) found.push_back({"avx2", &avx2::kernels});
     if (has_avx512()) found.push_back({"avx512", &avx512::kernels});
-    if (has_avx512() && may_use_tiles()) found.push_back({"amx", &amx::kernels});
+    if (has_vnni()) found.push_back({"vnni", &vnni::kernels});
+    if (has_vnni() && may_use_tiles()) found.push_back({"amx", &amx::kernels});
 #endif
     return found;
 }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel.h"
+#include "many_rows.h"
 
 namespace kq {
 namespace {

@@ -5,8 +5,6 @@
 
 namespace kq {
 
-constexpr int64_t kWeightsPerThread = 32768;  // below, starting a thread costs more than it saves
-
 struct LinearProblem {
     const void* x;       // forward [m, k]; backward [m, n]
     int64_t row_stride;  // of x

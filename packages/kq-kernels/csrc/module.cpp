@@ -17,6 +17,7 @@ NB_MODULE(_native, m) {
 #if KQ_X86
     build["flags_avx2"] = kq::kFlagsAvx2;
     build["flags_avx512"] = kq::kFlagsAvx512;
+    build["flags_vnni"] = kq::kFlagsVnni;
     build["flags_amx"] = kq::kFlagsAmx;
 #endif
     m.attr("build") = build;
@@ -24,6 +25,7 @@ NB_MODULE(_native, m) {
     m.def("isa", &kq::current_isa);
     m.def("set_isa", &kq::set_isa, "name"_a);
     kq::bind_blockwise(m);
+    kq::bind_int8(m);
     kq::bind_linear(m);
     kq::bind_grouped(m);
     kq::bind_optimizer(m);

@@ -13,6 +13,15 @@ from kq_conformance.bounds.codes import (
 )
 from kq_conformance.bounds.dequantize import accept_decoded, exact_scales, scale_enclosure
 from kq_conformance.bounds.enclosure import Enclosure
+from kq_conformance.bounds.int8 import (
+    Int8Product,
+    Quantized,
+    accept_int8_absmax,
+    accept_int8_decoded,
+    accept_int8_outliers,
+    accept_int8_sums,
+    int8_weight_forms,
+)
 from kq_conformance.bounds.linear import (
     GroupedProduct,
     Product,
@@ -37,9 +46,11 @@ __all__ = [
     "Codes",
     "Enclosure",
     "GroupedProduct",
+    "Int8Product",
     "Interval",
     "Judgement",
     "Product",
+    "Quantized",
     "Rule",
     "Step",
     "Strictness",
@@ -50,11 +61,16 @@ __all__ = [
     "accept_codes",
     "accept_codes_of_interval",
     "accept_decoded",
+    "accept_int8_absmax",
+    "accept_int8_decoded",
+    "accept_int8_outliers",
+    "accept_int8_sums",
     "accept_param",
     "accept_state",
     "accept_state_absmax",
     "enclose_step",
     "exact_scales",
+    "int8_weight_forms",
     "judge_corrected",
     "judge_mean",
     "judge_stochastic",

@@ -1,14 +1,14 @@
 """What a backend may answer, and how an answer is judged against it."""
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kq_conformance.floats import FORMATS, Array, Float64, FloatFormat, Stored, values_of
+from kq_conformance.floats import FORMATS, Array, Float64, Stored, values_of
 from kq_conformance.reference import Codebook
 
-__all__ = ["Bits", "Codes", "Interval", "Judgement", "Rule", "Worst"]
+__all__ = ["Bits", "Codes", "Interval", "Judgement", "Rule", "Unrounded", "Worst"]
 
 
 class Rule(NamedTuple):
@@ -122,13 +122,20 @@ class Bits:
         return replace(judged, worst=judged.worst._replace(note=note))
 
 
+class Grid(Protocol):
+    """What numbers are rounded to: a `FloatFormat`, or the integers."""
+
+    def preimage(self, x: Array) -> tuple[Float64, Float64]:
+        """Ends of the interval of numbers that round to each element of x."""
+
+
 class Unrounded(NamedTuple):
-    """The expected value and the ends of an interval before their last rounding, and its type."""
+    """The expected value and the ends of an interval before their last rounding, and to what."""
 
     exact: Float64
     low: Float64
     high: Float64
-    to: FloatFormat
+    to: Grid
 
 
 @dataclass(frozen=True, eq=False)

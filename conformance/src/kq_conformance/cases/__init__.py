@@ -7,6 +7,9 @@ from functools import cache
 from kq_conformance.cases.case import Address, Case, Demand, Mode, Problem, Profile, address
 from kq_conformance.cases.dequantizers import dequantizer_cases
 from kq_conformance.cases.grouped import grouped_cases
+from kq_conformance.cases.int8_linears import int8_linear_cases
+from kq_conformance.cases.int8_products import int8_product_cases
+from kq_conformance.cases.int8_quantizers import int8_quantizer_cases
 from kq_conformance.cases.large import large_cases
 from kq_conformance.cases.linears import linear_cases
 from kq_conformance.cases.optimizers import optimizer_cases
@@ -32,6 +35,9 @@ _SOURCES = (
     dequantizer_cases,
     linear_cases,
     grouped_cases,
+    int8_quantizer_cases,
+    int8_product_cases,
+    int8_linear_cases,
     optimizer_cases,
     refusal_cases,
     public_cases,

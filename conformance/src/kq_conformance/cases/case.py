@@ -40,7 +40,7 @@ class Demand:
 
     Attributes:
         op: name of the operation.
-        dtype: type of the unquantized tensor.
+        dtype: type of the unquantized tensor; "int8" where there is none.
         quant_type: "nf4" or "fp4", or None where it does not apply.
         blocksize: block size, or None where it does not apply.
         rule: update rule of an optimizer, or None.
@@ -97,9 +97,9 @@ class Address(NamedTuple):
 
     Attributes:
         op: name of the operation.
-        format: "nf4" or "fp4", name of an 8-bit map, or update rule of an optimizer.
+        format: "nf4" or "fp4", name of an 8-bit map, "int8", or update rule of an optimizer.
         blocksize: where the id names one.
-        dtype: type of the unquantized tensor.
+        dtype: type of the unquantized tensor; "int8" where there is none.
         name: the rest.
     """
 
@@ -121,6 +121,6 @@ def address(case_id: str) -> Address:
     size, _, after = rest.partition("/")
     sized = size.startswith("b") and size[1:].isdecimal()
     dtype, _, name = (after if sized else rest).partition("/")
-    if dtype not in FORMATS or not name:
+    if dtype not in (*FORMATS, "int8") or not name:
         raise ValueError(f"case id must be op/format/[bN/]dtype/name, got {case_id!r}")
     return Address(op, format_, int(size[1:]) if sized else None, dtype, name)

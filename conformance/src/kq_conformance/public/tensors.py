@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kq_conformance.floats import FORMATS, Array, Stored
+from kq_conformance.floats import Array, Stored, bits_dtype
 
 __all__ = ["bytes_of", "from_tensor", "poisoned", "to_tensor"]
 
@@ -22,7 +22,7 @@ def to_tensor(stored: Stored, device: str) -> Tensor:
 def from_tensor(tensor: Tensor) -> Stored:
     """The bit patterns of a tensor of one of the types that `Stored` has."""
     dtype = str(tensor.dtype).removeprefix("torch.")
-    kind = FORMATS[dtype].bits_dtype if dtype in FORMATS else np.dtype(np.uint8)
+    kind = bits_dtype(dtype)
     return Stored(bytes_of(tensor).view(kind).reshape(tuple(tensor.shape)), dtype)
 
 

@@ -1,7 +1,8 @@
 """The definition of every operation, in NumPy float64.
 
 Written from the mathematics: nothing here imports a backend, torch, or a kq package. Arrays are
-float64 (values) and uint8 (codes); a result that is stored is rounded by `kq_conformance.floats`.
+float64 (values) and uint8 (codes; int64 those of int8); a result that is stored is rounded by
+`kq_conformance.floats`.
 """
 
 from kq_conformance.reference.blocks import block_absmax, count_blocks, decode, encode, spread
@@ -22,6 +23,20 @@ from kq_conformance.reference.fourbit import (
     quantize_scales,
     unpack,
     weights_4bit,
+)
+from kq_conformance.reference.int8 import (
+    INT8_LARGEST,
+    INT8_MAX_COLS,
+    Int8Rows,
+    int8_absmax,
+    int8_codes,
+    int8_dequantize,
+    int8_linear,
+    int8_matmul,
+    int8_outlier_elements,
+    int8_quantize,
+    int8_ratios,
+    int8_scales,
 )
 from kq_conformance.reference.linear import (
     groups,
@@ -47,11 +62,14 @@ from kq_conformance.reference.optimizer import (
 
 __all__ = [
     "FOUR_BIT_BLOCKSIZES",
+    "INT8_LARGEST",
+    "INT8_MAX_COLS",
     "NESTED_BLOCKSIZE",
     "OPTIMIZER_BLOCKSIZE",
     "RULES",
     "Codebook",
     "Hyper",
+    "Int8Rows",
     "OptimizerRule",
     "ademamix_factors",
     "block_absmax",
@@ -66,6 +84,15 @@ __all__ = [
     "dynamic_map",
     "encode",
     "groups",
+    "int8_absmax",
+    "int8_codes",
+    "int8_dequantize",
+    "int8_linear",
+    "int8_matmul",
+    "int8_outlier_elements",
+    "int8_quantize",
+    "int8_ratios",
+    "int8_scales",
     "join_master",
     "linear",
     "linear_backward",

@@ -9,6 +9,7 @@ import numpy as np
 from kq_conformance import reference
 from kq_conformance.floats import FLOAT32, FORMATS, Array, Float64
 from kq_conformance.reference import FOUR_BIT_BLOCKSIZES, RULES, Codebook
+from kq_conformance.reference_backend.int8 import Int8
 from kq_conformance.reference_backend.steps import WITH_STATES, OptimizerSteps
 
 __all__ = ["Capability", "ReferenceBackend", "backend"]
@@ -18,6 +19,10 @@ _BFLOAT16 = frozenset({"bfloat16"})
 _FOUR_BIT_OPS = (
     *("quantize_4bit", "dequantize_4bit", "linear_4bit", "linear_4bit_backward"),
     *("linear_4bit_grouped", "linear_4bit_grouped_backward"),
+)
+_INT8_OPS = (
+    *("int8_vectorwise_quant", "int8_vectorwise_dequant", "int8_mm_dequant"),
+    *("int8_linear", "int8_linear_backward"),
 )
 
 
@@ -40,6 +45,8 @@ def _capabilities() -> tuple[Capability, ...]:
         *(Capability(op, quant_types=_QUANT_TYPES, blocksizes=sizes) for op in _FOUR_BIT_OPS),
         Capability("quantize_blockwise"),
         Capability("dequantize_blockwise"),
+        *(Capability(op) for op in _INT8_OPS),
+        Capability("int8_linear_matmul", dtypes=frozenset({"int8"})),
         *_steps("optimizer_step_8bit", WITH_STATES),
         *_steps("optimizer_step_32bit", frozenset(RULES)),
     )
@@ -53,7 +60,7 @@ def _steps(op: str, rules: frozenset[str]) -> tuple[Capability, ...]:
     )
 
 
-class ReferenceBackend(OptimizerSteps):
+class ReferenceBackend(Int8, OptimizerSteps):
     """The reference behind the backend contract.
 
     What it takes: contiguous tensors on the processor; the unquantized input of a quantizer, a

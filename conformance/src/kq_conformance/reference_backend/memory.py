@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from kq_conformance.floats import FORMATS, Array, Float64
+from kq_conformance.floats import FORMATS, Array, Float64, Stored, bits_dtype, values_of
 
 __all__ = ["Memory", "bits_of", "format_of", "memory"]
 
 
 def format_of(tensor: Any) -> str:
-    """The name of a tensor's type: "float32", "bfloat16", "float16" or "uint8"."""
+    """The name of a tensor's type, as in `kq_conformance.floats.Stored`."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -30,7 +30,7 @@ def memory(tensor: Any, before: int = 0, after: int = 0) -> Array:
 
 def bits_of(tensor: Any) -> Array:
     """The bit patterns of a tensor in place, in its shape and with its strides."""
-    kind = FORMATS[format_of(tensor)].bits_dtype if tensor.element_size() > 1 else np.dtype("u1")
+    kind = bits_dtype(format_of(tensor))
     shape = tuple(tensor.shape)
     if 0 in shape:
         return np.zeros(shape, dtype=kind)
@@ -51,7 +51,7 @@ class Memory:
 
     def load(self, tensor: Any) -> Float64:
         """Read numbers: float64, in the shape of the tensor."""
-        return FORMATS[format_of(tensor)].decode(bits_of(tensor))
+        return values_of(Stored(bits_of(tensor), format_of(tensor)))
 
     def write(self, tensor: Any, bits: Array) -> None:
         """Write codes or bit patterns."""

@@ -2,12 +2,14 @@
 
 For a small layer the dispatcher and the checks of the ops take far longer than the product. They
 are left out where nobody can tell: `is_plain` says so of a call, and the backend itself looks at
-what it is given (`Backend.linear_4bit_unchecked`). Nothing is kept from one call to the next.
+what it is given (`Backend.linear_4bit_unchecked`, `Backend.int8_linear_unchecked`). Nothing is kept
+from one call to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,20 +86,14 @@ def linear_4bit(
     layout: str,
 ) -> Tensor | None:
     """Return what op kq::linear_4bit does, or None to have it called; all must be plain."""
-    if not _fits(x, shape, 1, blocksize, layout) or (bias is not None and bias.ndim != 1):
+    if not (_fits(x, shape, 1) and (layout == "row" or _is_row_too(shape, blocksize, layout))):
+        return None
+    if bias is not None and bias.ndim != 1:
         return None
     backend = choose_known("linear_4bit", "cpu", x.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_unchecked", None)
-    if compute is None:
-        return None
-    out = x.new_empty((*x.shape[:-1], shape[0]))
-    try:
-        compute(
-            x, packed, scales, bias, out, shape=shape, quant_type=quant_type, blocksize=blocksize
-        )
-    except _REFUSALS:
-        return None
-    return out
+    options = {"shape": shape, "quant_type": quant_type, "blocksize": blocksize}
+    return _product(compute, x, shape[0], (packed, scales, bias), options)
 
 
 def linear_4bit_backward(
@@ -110,22 +106,30 @@ def linear_4bit_backward(
     layout: str,
 ) -> Tensor | None:
     """Return what op kq::linear_4bit_backward does, or None to have it called."""
-    if not _fits(grad, shape, 0, blocksize, layout):
+    if not (_fits(grad, shape, 0) and (layout == "row" or _is_row_too(shape, blocksize, layout))):
         return None
     backend = choose_known("linear_4bit_backward", "cpu", grad.dtype, quant_type, blocksize, "", "")
     compute = getattr(backend, "linear_4bit_backward_unchecked", None)
-    if compute is None:
-        return None
-    out = grad.new_empty((*grad.shape[:-1], shape[1]))
-    try:
-        compute(grad, packed, scales, out, shape=shape, quant_type=quant_type, blocksize=blocksize)
-    except _REFUSALS:
-        return None
-    return out
+    options = {"shape": shape, "quant_type": quant_type, "blocksize": blocksize}
+    return _product(compute, grad, shape[1], (packed, scales), options)
 
 
-def _fits(x: Tensor, shape: Sequence[int], dim: int, blocksize: int, layout: str) -> bool:
-    """Return whether dense rows on the CPU meet a dimension of a weight in what is row layout."""
+def int8_linear(
+    x: Tensor, bias: Tensor | None, weight: Tensor, absmax: Tensor, threshold: float
+) -> Tensor | None:
+    """Return what op kq::int8_linear does, or None to have it called."""
+    if not _fits(x, weight.shape, 1) or absmax.ndim != 1:
+        return None
+    if bias is not None and bias.ndim != 1:
+        return None
+    backend = choose_known("int8_linear", "cpu", x.dtype, "", 0, "", "")
+    compute = getattr(backend, "int8_linear_unchecked", None)
+    options = {"threshold": threshold}
+    return _product(compute, x, weight.shape[0], (weight, absmax, bias), options)
+
+
+def _fits(x: Tensor, shape: Sequence[int], dim: int) -> bool:
+    """Return whether dense rows on the CPU meet a dimension of a weight."""
     return (
         len(shape) == 2
         and x.is_cpu
@@ -133,5 +137,27 @@ def _fits(x: Tensor, shape: Sequence[int], dim: int, blocksize: int, layout: str
         and x.shape[-1] == shape[dim]
         and x.numel() > 0
         and x.is_contiguous()
-        and (layout == "row" or (layout == "flat" and shape[1] % blocksize == 0))
     )
+
+
+def _is_row_too(shape: Sequence[int], blocksize: int, layout: str) -> bool:
+    """Return whether the blocks of another layout are those of the row layout."""
+    return layout == "flat" and shape[1] % blocksize == 0
+
+
+def _product(
+    compute: Callable[..., None] | None,
+    x: Tensor,
+    features: int,
+    operands: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Tensor | None:
+    """Return the product that a backend computes, or None if it cannot or refuses."""
+    if compute is None:
+        return None
+    out = x.new_empty((*x.shape[:-1], features))
+    try:
+        compute(x, *operands, out, **options)
+    except _REFUSALS:
+        return None
+    return out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import eager
 from .arguments import check_optional_tensors, check_tensors
 from .int8_format import check_threshold
-from .operands import autocast, is_differentiable
+from .operands import autocast, is_differentiable, needs_grad
 from .ops import int8_linear as ops
 
 
@@ -41,9 +42,18 @@ def int8_linear(
     check_tensors(x=x, weight=weight, absmax=absmax)
     check_optional_tensors(bias=bias)
     check_threshold(threshold)
+    if eager.is_plain(x, weight, absmax, bias) and not _is_recorded(x, absmax, bias):
+        plain = eager.int8_linear(x, bias, weight, absmax, threshold)
+        if plain is not None:
+            return plain
     if absmax.dtype == torch.int32:
         absmax = absmax.view(torch.float32)
     x, bias = autocast(x, bias)
     op = ops.int8_linear if is_differentiable(x, bias) else ops.int8_linear_inference
     product: Tensor = op(x, weight, absmax, bias, threshold)
     return product
+
+
+def _is_recorded(x: Tensor, absmax: Tensor, bias: Tensor | None) -> bool:
+    """Whether autograd has to see the call: to record it, or to warn about scales that learn."""
+    return torch.is_grad_enabled() and (needs_grad(x, bias) or absmax.requires_grad)

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "codebooks.h"
+#include "kernels/int8/args.h"
 #include "kernels/optimizer/args.h"
 #include "types.h"
 
@@ -125,6 +126,7 @@ struct Kernels {
     // Rows of x up to which `few` is the faster one (tables.cpp).
     int few_rows_limit;
     int few_rows_limit_bf16;
+    Int8Kernels int8;
 };
 
 // One per instruction set; dispatch.h chooses.
@@ -136,6 +138,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace vnni {
 extern const Kernels kernels;
 }
 namespace amx {

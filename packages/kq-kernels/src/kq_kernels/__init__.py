@@ -3,11 +3,11 @@
 The package knows nothing of torch or NumPy. An array argument is either a row-major contiguous
 CPU array that speaks DLPack or the buffer protocol (NumPy's, for instance), or a tuple
 ``(address, size, dtype)``: the number of elements, and ``"float32"``, ``"bfloat16"``,
-``"float16"``, ``"uint8"`` or ``"int8"``. An array that is only read is described by DLPack's C
-exchange table if its type has one (``__dlpack_c_exchange_api__``, as torch's tensors have), at the
-cost of a tuple. Dtypes, sizes and null addresses are checked before anything is written; a wrong
-argument raises TypeError or ValueError that names it. The interpreter's lock is released while a
-kernel runs. ``threads=0`` lets OpenMP choose.
+``"float16"``, ``"uint8"``, ``"int8"`` or ``"int32"``. An array that is only read is described by
+DLPack's C exchange table if its type has one (``__dlpack_c_exchange_api__``, as torch's tensors
+have), at the cost of a tuple. Dtypes, sizes and null addresses are checked before anything is
+written; a wrong argument raises TypeError or ValueError that names it. The interpreter's lock is
+released while a kernel runs. ``threads=0`` lets OpenMP choose.
 
 ``optimizer_step_8bit`` and ``optimizer_step_32bit`` step a list of tensors; ``hyper`` are the
 hyperparameters of the rule in the order that README.md gives. ``codes``, ``absmax`` and ``states``
@@ -23,6 +23,10 @@ is then the memory from the first to the last element, ``(rows - 1) * row_stride
 of ``x`` belong to each, one after the other. ``codes``, ``absmax`` and ``bias`` are those of all
 experts, one weight [n, k] after the other.
 
+The ``int8_*`` functions work with rows of int8 codes and one float32 scale each, the row's largest
+magnitude: a value is ``code * absmax / 127``. Products of codes are exact, with at most 131,072
+columns. ``outliers`` of ``int8_vectorwise_quant`` is one uint8 for each column, 0 or 1.
+
 Formats are specified in ``docs/FORMAT.md``: blocks run along rows and never cross them.
 """
 
@@ -37,6 +41,12 @@ from kq_kernels._native import (
     available_isas,
     dequantize_4bit,
     dequantize_blockwise,
+    int8_linear,
+    int8_linear_backward,
+    int8_linear_matmul,
+    int8_mm_dequant,
+    int8_vectorwise_dequant,
+    int8_vectorwise_quant,
     isa,
     linear_4bit,
     linear_4bit_backward,
@@ -54,6 +64,12 @@ __all__ = [
     "build_info",
     "dequantize_4bit",
     "dequantize_blockwise",
+    "int8_linear",
+    "int8_linear_backward",
+    "int8_linear_matmul",
+    "int8_mm_dequant",
+    "int8_vectorwise_dequant",
+    "int8_vectorwise_quant",
     "isa",
     "linear_4bit",
     "linear_4bit_backward",
@@ -101,7 +117,8 @@ def build_info() -> dict[str, str]:
         ``version``; ``isa``, the instruction set in force; ``available_isas``; ``compiler`` ("gcc
         12.2.0"); ``openmp``, the version of OpenMP compiled for ("4.5"); and with which flags for
         optimization, arithmetic and instructions the kernels of each instruction set were compiled:
-        ``flags_scalar``, on x86-64 also ``flags_avx2``, ``flags_avx512`` and ``flags_amx``.
+        ``flags_scalar``, on x86-64 also ``flags_avx2``, ``flags_avx512``, ``flags_vnni``
+        and ``flags_amx``.
     """
     return {
         "version": __version__,

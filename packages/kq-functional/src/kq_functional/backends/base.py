@@ -310,6 +310,23 @@ class Backend:
         """
         raise NotImplementedError
 
+    def int8_linear_unchecked(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        absmax: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        *,
+        threshold: float,
+    ) -> None:
+        """Compute `int8_linear` likewise, as `linear_4bit_unchecked` computes `linear_4bit`.
+
+        Optional. x [..., K] and out [..., N] are as there; weight has the shape (N, K), absmax and
+        bias have one dimension, and threshold is finite and not negative. K may be more than 2^17.
+        """
+        raise NotImplementedError
+
     def int8_linear_backward(
         self, grad: Tensor, weight: Tensor, absmax: Tensor, out: Tensor
     ) -> None:

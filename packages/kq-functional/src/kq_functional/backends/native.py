@@ -14,10 +14,13 @@ from torch import Tensor
 
 from ..formats import BLOCKSIZES_4BIT, FLOAT_DTYPES, QUANT_TYPES, dtype_name
 from ..rules import RULES, check_rule
+from ._native_arrays import array_argument as _array
+from ._native_arrays import optional_argument as _optional
+from ._native_arrays import rows_argument as _rows
+from ._native_int8 import NativeInt8, int8_capabilities
 from ._step_capabilities import step_capabilities
-from .base import Backend, BackendNotInstalledError, Capability, Scales
+from .base import BackendNotInstalledError, Capability, Scales
 
-_NAMES = {dtype: dtype_name(dtype) for dtype in (*FLOAT_DTYPES, torch.uint8)}
 _CPU = frozenset({"cpu"})
 _DTYPES = frozenset(map(dtype_name, FLOAT_DTYPES))
 
@@ -35,49 +38,19 @@ _CAPABILITIES = (
     _four_bit("linear_4bit_backward"),
     _four_bit("linear_4bit_grouped"),
     _four_bit("linear_4bit_grouped_backward"),
+    *int8_capabilities(_CPU),
     *step_capabilities(_CPU),
 )
 
 
-_Array = tuple[int, int, str]
-
-
-def _array(tensor: Tensor) -> _Array:
-    name = _NAMES.get(tensor.dtype)
-    if name is None or not tensor.is_cpu:
-        raise NotImplementedError(
-            f"the native backend takes CPU tensors of {', '.join(_NAMES.values())}, "
-            f"got {dtype_name(tensor.dtype)} on {tensor.device}"
-        )
-    return tensor.data_ptr(), tensor.numel(), name
-
-
-def _rows(name: str, tensor: Tensor) -> tuple[_Array, int | None]:
-    """Return the memory of a matrix whose rows may lie apart, and how far; None if they do not."""
-    if tensor.is_contiguous():
-        return _array(tensor), None
-    rows, cols = tensor.shape
-    row_stride, stride = tensor.stride()
-    if stride != 1 or row_stride < cols:
-        raise ValueError(
-            f"{name} must have the strides (at least {cols}, 1), got {tensor.stride()}"
-        )
-    address, _, dtype = _array(tensor)
-    return (address, (rows - 1) * row_stride + cols, dtype), row_stride
-
-
-def _optional(tensor: Tensor | None) -> _Array | None:
-    return None if tensor is None else _array(tensor)
-
-
-class NativeBackend(Backend):
+class NativeBackend(NativeInt8):
     """Computes with the kernels for the processor's best instruction set, on torch's threads."""
 
     name = "native"
     capabilities = _CAPABILITIES
 
     def __init__(self, kernels: Any) -> None:
-        self._kernels = kernels
+        super().__init__(kernels)
         self.version: str = kernels.__version__
 
     def describe(self) -> dict[str, str]:

@@ -12,7 +12,7 @@
 #include "kernels/linear_4bit/bf16_decode.inl.h"
 #include "kernels/linear_4bit/bf16_pack.inl.h"
 #include "kernels/linear_4bit/bf16_product.inl.h"
-#include "kernels/linear_4bit/write.inl.h"
+#include "kernels/write.inl.h"
 
 namespace kq::amx {
 

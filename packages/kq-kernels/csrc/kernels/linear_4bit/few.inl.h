@@ -11,7 +11,7 @@
 #include "kernels/dtypes.inl.h"
 #include "kernels/kernels.h"
 #include "kernels/linear_4bit/scales.inl.h"
-#include "kernels/linear_4bit/write.inl.h"
+#include "kernels/write.inl.h"
 
 namespace kq::KQ_ISA {
 

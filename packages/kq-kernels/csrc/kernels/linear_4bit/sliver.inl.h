@@ -8,18 +8,13 @@
 #pragma once
 
 #include "kernels/linear_4bit/scales.inl.h"
+#include "kernels/many_rows/tile.inl.h"
+#include "kernels/words.inl.h"
 
 namespace kq::KQ_ISA {
 
-constexpr int64_t kOutputs = 2 * W;
 constexpr int64_t kMinBlock = 32;  // of 4-bit weights
 static_assert(kMinBlock % 8 == 0 && kMinBlock % kOutputs == 0);
-
-// Words of one row, from column `col` on; what lies behind the row is zero.
-static inline i32 load_words(const uint8_t* row, int64_t bytes, int64_t byte) {
-    if (byte + 4 * W <= bytes) return load_u32(row + byte);
-    return byte < bytes ? load_u32_n(row + byte, static_cast<int>(bytes - byte)) : zero_i32();
-}
 
 template <int NIBBLE>
 static inline void decode_nibble(i32 words, f32 scale, const Table16& values, float* out) {
@@ -50,7 +45,7 @@ static inline void decode_rows(const Weight4& weight, const Table16& values, int
     for (int64_t r = 0; r < reduce; r += 8 * W) {
         i32 words[W];
         for (int64_t j = 0; j < W; ++j) {
-            words[j] = j < count ? load_words(rows + j * bytes, bytes, (r0 + r) / 2) : zero_i32();
+            words[j] = j < count ? load_row_words(rows + j * bytes, bytes, (r0 + r) / 2) : zero_i32();
             // The rows that are decoded next: W streams, too many for the processor to follow.
             prefetch_l2(rows + (j + kOutputs) * bytes + (r0 + r) / 2);
         }

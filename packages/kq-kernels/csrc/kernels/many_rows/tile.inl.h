@@ -4,11 +4,11 @@
 #include <array>
 #include <utility>
 
-#include "kernels/linear_4bit/sliver.inl.h"
-#include "kernels/linear_4bit/write.inl.h"
+#include "kernels/write.inl.h"
 
 namespace kq::KQ_ISA {
 
+constexpr int64_t kOutputs = 2 * W;  // of a sliver
 constexpr int64_t kRowsAhead = 12;
 constexpr int64_t kFloatsPerLine = 16;
 

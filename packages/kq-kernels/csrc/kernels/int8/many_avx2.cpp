@@ -1,0 +1,3 @@
+#include "kernels/vec/avx2_int8.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/int8/many.inl.h"

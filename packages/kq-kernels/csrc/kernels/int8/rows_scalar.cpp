@@ -1,0 +1,3 @@
+#include "kernels/vec/scalar_int8.h"
+// The instruction set comes first: the kernel is written in its terms.
+#include "kernels/int8/rows.inl.h"
