@@ -43,6 +43,7 @@ def draw_outliers(layers: Sequence[LayerOutliers], threshold: float, file: Path)
     check_picture(file)
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     kinds: dict[str, list[LayerOutliers]] = {}
     for layer in layers:
@@ -68,6 +69,7 @@ def draw_outliers(layers: Sequence[LayerOutliers], threshold: float, file: Path)
             xlabel="input feature",
             ylabel="layer",
         )
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in panels:  # what is left of the last line
         panel.set_visible(False)
     figure.colorbar(dots, ax=figure.axes, label="share of tokens")
