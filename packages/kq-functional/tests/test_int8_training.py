@@ -12,7 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import kq_functional as kq
+from kq_functional.backends import _torch_int8
 from kq_functional.int8_format import MAX_INNER
+from kq_functional.ops import int8_columns
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -201,6 +203,33 @@ def test_it_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 100
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_the_device_alone_knows_the_outliers(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All columns are multiplied, the others by zero: float64 sums here, so the same but for them.
+
+    A sum of zeros more is another order of additions, which float32 can tell by a rounding.
+    """
+    x, grad = with_outliers(5, 70).to(dtype), randn(5, 6, seed=10).to(dtype)
+    codes, absmax, _ = kq.int8_vectorwise_quant(randn(6, 70))
+    outliers = (x.abs() >= 6).any(0)
+
+    def results() -> tuple[Tensor, ...]:
+        with kq.use_backend("torch"):
+            y = kq.int8_linear(x.float(), codes, absmax, None, 6.0)
+        return y, torch.ops.kq.int8_outlier_gradient(grad, x, outliers)
+
+    expected = results()
+    for module in (_torch_int8, int8_columns):
+        monkeypatch.setattr(module, "is_host", lambda _: False)
+    found = results()
+    size = x.double().abs() @ (codes.double().abs() * absmax.unsqueeze(1) / 127).t()
+    assert ((found[0] - expected[0]).abs() <= 4 * U * size).all()
+    assert ((found[1] - expected[1]).abs() <= 2 * U * expected[1].abs()).all()
+    assert (found[1][:, ~outliers] == 0).all()
 
 
 X, WEIGHT = torch.ones(4, 70), torch.ones(6, 70)

@@ -36,6 +36,11 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type == "cpu" else torch.float32
 
 
+def is_host(device: torch.device) -> bool:
+    """Whether values of its tensors can be looked at without a wait, to choose what to compute."""
+    return device.type == "cpu"
+
+
 def segments(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Yield (index, rows) for each group that has rows; the groups lie one after the other."""
     start = 0

@@ -15,7 +15,7 @@ from ..int8_format import (
     check_int8,
     float32_threshold,
 )
-from ..products import sum_dtype
+from ..products import is_host, sum_dtype
 from ._torch_codes import TILE
 from .base import Backend
 
@@ -177,7 +177,7 @@ class TorchInt8(Backend):
 
 def _outlier_product(x: Tensor, weight: Tensor, absmax: Tensor, outliers: Tensor) -> Tensor:
     """Return float32 [M, N]: the columns of x that have outliers times those of the weight."""
-    if x.device.type == "cpu":
+    if is_host(x.device):
         chosen = outliers.nonzero().flatten()
         x, weight = x[:, chosen], weight[:, chosen]
     else:  # the number of columns is known to the device only

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..formats import check_dtype
 from ..int8_format import check_threshold, float32_threshold
-from ..products import sum_dtype
+from ..products import is_host, sum_dtype
 from ..selection import Query, check_query, choose
 from .checks import check_tensor
 from .library import register
@@ -64,12 +64,18 @@ def _gradient(grad: Tensor, x: Tensor, outliers: Tensor) -> Tensor:
     _check(grad, x, outliers)
     dtype = sum_dtype(x.device)
     left = grad.t().to(dtype)
-    if x.device.type != "cpu":  # the number of columns is known to the device only
-        return left @ x.where(outliers, 0).to(dtype)
+    if not is_host(x.device):  # the number of columns is known to the device only
+        return _multiply(left, x.where(outliers, 0).to(dtype))
     gradient = x.new_zeros(left.shape[0], x.shape[1], dtype=torch.float32)
     columns = outliers.nonzero().flatten()
-    gradient[:, columns] = (left @ x[:, columns].to(dtype)).float()
+    gradient[:, columns] = _multiply(left, x[:, columns].to(dtype))
     return gradient
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    # Written to a given tensor, which autocast leaves alone.
+    product = left.new_empty(left.shape[0], right.shape[1])
+    return torch.mm(left, right, out=product).float()
 
 
 def _gradient_fake(grad: Tensor, x: Tensor, outliers: Tensor) -> Tensor:
