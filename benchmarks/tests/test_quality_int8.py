@@ -23,14 +23,14 @@ def test_kept_columns_multiply_outliers_with_the_unquantized_weight() -> None:
 
 
 def test_growing_outliers_cost_what_they_should() -> None:
-    """Without decomposition the error grows with the outliers; with it, it hardly moves."""
+    """Ordinary elements lose nothing to outliers apart; those err by the rounding of the weight."""
     found = errors(seeds=1)
     assert [each.factor for each in found] == list(FACTORS)
     small, large = found[0], found[-1]
     # The step of a row grows by about the factor, and 6 of 1024 columns are too few to hide it.
     assert large.whole > 10 * small.whole
-    assert large.decomposed < large.whole / 10
-    assert large.kept < large.decomposed
+    assert large.kept < 1.1 * small.kept  # 1018 of 1024 columns are the same
+    assert large.kept < large.decomposed < large.whole
 
 
 def test_report_has_a_row_for_each_contender() -> None:
