@@ -14,15 +14,15 @@ def with_decoded_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in which dense layers hold what the quantized ones decode to.
 
     Args:
-        model: with `kq_nn.Linear4bit` layers without bias; it is not changed.
+        model: with quantized layers of kq; it is not changed.
         dtype: of all parameters of the copy.
     """
     dense = copy.deepcopy(model)
     for name, module in list(dense.named_modules()):
-        if isinstance(module, kq_nn.Linear4bit):
+        if kq_nn.is_quantized(module):
             weight = module.dequantize(dtype)
             N, K = weight.shape
             plain = nn.Linear(K, N, bias=False, device="meta")
-            plain.weight = nn.Parameter(weight)
+            plain.weight, plain.bias = nn.Parameter(weight), module.bias
             dense.set_submodule(name, plain)
     return dense.to(dtype)

@@ -21,7 +21,8 @@ PACKAGES = {
     "kq_hf": (
         "packages/kq-hf",
         {"torch", "kq_functional", "kq_nn", "kq_optim", "kq_cli"}
-        | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"},
+        | {"transformers", "peft", "accelerate", "huggingface_hub", "safetensors", "typer", "rich"}
+        | {"matplotlib"},  # optional
     ),
     "kq_conformance": (
         "conformance",
@@ -67,7 +68,7 @@ def test_kernels_are_imported_by_the_native_backend_alone() -> None:
 
 def test_packages_use_each_other_through_public_names() -> None:
     # The public modules of kq_functional besides the package itself; its API snapshot covers them.
-    modules = ("codebooks", "formats", "linear")
+    modules = ("codebooks", "formats", "int8_format", "linear")
     public = {"kq_functional", *(f"kq_functional.{module}" for module in modules)}
     for name in ("kq_nn", "kq_optim", "kq_hf"):
         for file in sources(name):

@@ -27,6 +27,7 @@ MODULES = {
         "check_blocksize",
         "check_quant_type",
     ],
+    "int8_format": ["check_threshold"],
     "linear": ["linear_4bit_parts"],
 }
 

@@ -267,3 +267,40 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_sizes_for_people() -> None:
     sizes = [size(nbytes) for nbytes in (0, 999, 1000, 538_090_408, 12_345_678_901)]
     assert sizes == ["0 B", "999 B", "1.0 kB", "538.1 MB", "12.35 GB"]
+
+
+def test_int8_from_quantizing_to_generating(llama: Path, text_file: Path, tmp_path: Path) -> None:
+    model, foreign, adapter = tmp_path / "int8", tmp_path / "foreign", tmp_path / "adapter"
+    figures = tmp_path / "figures.json"
+    common = ["--text", text_file, "--length", 32]
+    succeeded(kq("quantize", llama, model, "--format", "int8", "--threshold", 5))
+    config = json.loads((model / "config.json").read_text())["quantization_config"]
+    assert (config["format"], config["threshold"]) == ("int8", 5.0)
+    assert "int8, one scale a row" in " ".join(succeeded(kq("inspect", model)).stdout.split())
+    succeeded(kq("export", model, foreign))
+    measured = []
+    for folder in (model, foreign):
+        succeeded(kq("perplexity", folder, *common, "--json", figures))
+        measured.append(json.loads(figures.read_text())["perplexity"])
+    assert measured[0] == measured[1]
+    tune = ["--out", adapter, "--steps", 8, "--rank", 4, "--batch-size", 2, "--lr", 0.01]
+    succeeded(kq("finetune", model, *common, *tune))
+    succeeded(kq("perplexity", model, *common, "--adapter", adapter, "--json", figures))
+    assert json.loads(figures.read_text())["perplexity"] < 0.9 * measured[0]
+    prompt = ["--prompt", "the quick", "--max-new-tokens", 6]
+    succeeded(kq("generate", model, "--adapter", adapter, *prompt))
+
+
+def test_options_of_other_formats_are_refused(llama: Path, tmp_path: Path) -> None:
+    for options in (
+        ["--format", "int8", "--blocksize", 32],
+        ["--format", "int8", "--double-quant"],
+        ["--format", "nf4", "--threshold", 6],
+    ):
+        result = kq("quantize", llama, tmp_path / "q", *options)
+        assert result.exit_code == 2
+        assert "no option of the format" in result.stderr
+    result = kq("export", llama, tmp_path / "q")
+    assert result.exit_code == 2
+    assert "not an int8 model of kq" in result.stderr
+    assert not (tmp_path / "q").exists()

@@ -19,7 +19,7 @@ def test_wrong_argument_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert finished.stdout == ""
-    assert finished.stderr == "kq: error: --format must be one of nf4, fp4, got 'int3'\n"
+    assert finished.stderr == "kq: error: --format must be one of nf4, fp4, int8, got 'int3'\n"
 
 
 def test_help_does_not_wait_for_torch() -> None:

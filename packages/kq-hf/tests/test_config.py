@@ -4,8 +4,19 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from kq_hf import KqConfig
 
 
-def test_survives_its_own_json() -> None:
-    config = KqConfig("fp4", 128, False, ["lm_head"])
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (KqConfig("fp4", 128, False, ["lm_head"]), {"blocksize": 128, "double_quant": False}),
+        (KqConfig("int8", threshold=5.0), {"threshold": 5.0}),
+        (KqConfig("int8"), {"threshold": 6.0}),
+        (KqConfig(), {"blocksize": 64, "double_quant": True}),
+    ],
+)
+def test_survives_its_own_json(config: KqConfig, options: dict[str, object]) -> None:
+    stored = config.to_dict()
+    names = ("blocksize", "double_quant", "threshold")
+    assert {name: stored[name] for name in names if name in stored} == options
     again = KqConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
 
@@ -22,16 +33,20 @@ def test_has_no_key_that_transformers_takes_for_bitsandbytes() -> None:
 
 def test_key_of_a_later_version_is_ignored_aloud() -> None:
     with pytest.warns(UserWarning, match="ignores \\['sparsity'\\]"):
-        config = KqConfig.from_dict({"quant_type": "fp4", "sparsity": 0.5})
-    assert config.quant_type == "fp4"
+        config = KqConfig.from_dict({"format": "fp4", "sparsity": 0.5})
+    assert config.format == "fp4"
     assert config.get("sparsity", "none") == "none"
-    assert config.get("quant_type") == "fp4"
+    assert config.get("format") == "fp4"
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"quant_type": "int3"}, ValueError, "quant_type"),
+        ({"format": "int3"}, ValueError, "format must be one of nf4, fp4, int8"),
+        ({"threshold": 6.0}, ValueError, "threshold is no option of the format nf4"),
+        ({"format": "int8", "double_quant": True}, ValueError, "no option of the format int8"),
+        ({"format": "int8", "threshold": -1.0}, ValueError, "threshold"),
+        ({"stored_as": "bitsandbytes"}, ValueError, "stored_as .*nf4 .*'bitsandbytes'"),
         ({"blocksize": 48}, ValueError, "blocksize"),
         ({"blocksize": "64"}, TypeError, "blocksize"),
         ({"double_quant": 1}, TypeError, "double_quant"),

@@ -33,8 +33,8 @@ def randomize(model: PeftModel, name: str) -> None:
                 parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
 
 
-def layers(model: torch.nn.Module) -> dict[str, lora.LoraLinear4bit]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, lora.LoraLinear4bit)}
+def layers(model: torch.nn.Module) -> dict[str, lora.LoraLinear]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, lora.LoraLinear)}
 
 
 def test_all_linear_finds_every_4bit_layer_and_not_the_head(model: PreTrainedModel) -> None:
@@ -143,7 +143,7 @@ def test_merge_quantizes_the_sum_once(
         assert error.of_change == pytest.approx(float(best / change), rel=1e-4)
     assert report.worst_of_weight == max(error.of_weight for error in report.layers.values())
     assert report.worst_of_change == max(error.of_change for error in report.layers.values())
-    assert f"merged {len(report.layers)} 4-bit layers" in str(report)
+    assert f"merged {len(report.layers)} quantized layers" in str(report)
 
 
 def test_merged_model_is_saved_and_reloaded(

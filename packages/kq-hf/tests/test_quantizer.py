@@ -169,7 +169,7 @@ def test_offload_to_disk(llama: Path, tmp_path: Path, ids: torch.Tensor) -> None
 def test_foreign_format_is_refused(quantized: Path, tmp_path: Path) -> None:
     folder = copy_of(quantized, tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"]["quant_type"] = "fp4"
+    config["quantization_config"]["format"] = "fp4"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(RuntimeError, match=r"does not fit model\.layers\.0.*nf4.*fp4"):
         load(folder)

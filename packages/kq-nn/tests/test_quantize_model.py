@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kq_nn import CoverageReport, Linear4bit, SkippedModule, quantize_model
+from kq_nn import CoverageReport, Linear4bit, Linear8bitLt, SkippedModule, quantize_model
 
 
 class Block(nn.Module):
@@ -164,7 +164,7 @@ def test_quantizing_twice_changes_nothing():
     model = Model()
     first = quantize_model(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    second = quantize_model(model, quant_type="fp4")
+    second = quantize_model(model, format="int8")
     assert second.quantized_parameters == first.quantized_parameters
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -227,7 +227,10 @@ def test_dense_weights_are_freed_one_by_one(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"quant_type": "int4"}, ValueError, "quant_type"),
+        ({"format": "int4"}, ValueError, "format must be one of nf4, fp4, int8, got 'int4'"),
+        ({"threshold": 6.0}, ValueError, "threshold is no option of the format nf4"),
+        ({"format": "int8", "blocksize": 64}, ValueError, "blocksize is no option"),
+        ({"format": "int8", "threshold": -1.0}, ValueError, "threshold .*-1"),
         ({"blocksize": 100}, ValueError, "blocksize"),
         ({"skip": "lm_head"}, TypeError, "skip must be a sequence of patterns"),
         ({"skip": [3]}, TypeError, "skip must hold strings, got 3"),
@@ -245,7 +248,7 @@ def test_bad_arguments_change_nothing(arguments, error, message):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(nn.Linear(3, 3), "use Linear4bit.from_linear"), ([], "must be an nn.Module, got list")],
+    [(nn.Linear(3, 3), "use from_linear"), ([], "must be an nn.Module, got list")],
 )
 def test_bad_models(model, message):
     with pytest.raises(TypeError, match=message):
@@ -262,3 +265,31 @@ def test_import_pulls_in_nothing_unexpected():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_int8_model():
+    model = Model(tie=False)
+    dense = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    report = quantize_model(model, format="int8", threshold=4.0, skip=["lm_head"])
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, Linear8bitLt)}
+    assert layers.keys() == dense.keys() - {"lm_head"}
+    for name, layer in layers.items():
+        expected = Linear8bitLt.from_linear(dense[name]).state_dict()
+        assert layer.threshold == 4.0
+        for key, tensor in layer.state_dict().items():
+            assert torch.equal(tensor, expected[key]), (name, key)
+    elements = sum(layer.weight.numel() for layer in layers.values())
+    assert report.quantized_parameters == elements
+    # a code an element, a scale a row, five numbers of header
+    scales = sum(4 * layer.out_features + 20 for layer in layers.values())
+    assert report.quantized_bytes_after == elements + scales
+    assert report.bits_per_weight == 8 * (elements + scales) / elements
+
+
+def test_formats_may_be_mixed():
+    model = Model(tie=False)
+    first = quantize_model(model, format="int8", skip=["down_proj"])
+    both = quantize_model(model, format="nf4")
+    assert both.quantized_parameters > first.quantized_parameters
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
+    assert kinds == {Linear4bit, Linear8bitLt}

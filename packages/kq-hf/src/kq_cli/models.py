@@ -34,9 +34,9 @@ def quiet_transformers() -> None:
 
 
 def open_model(
-    name: str, dtype: str, device: str
+    name: str, dtype: str, device: str, *, causal: bool = True
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """Loads a causal language model and its tokenizer.
+    """Loads a model, unless told otherwise a causal language model, and its tokenizer.
 
     Raises:
         ValueError: If that is impossible, saying why.
@@ -55,7 +55,7 @@ def open_model(
     folder = model_folder(name)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, dtype=dtype)
-    if not model.can_generate():
+    if causal and not model.can_generate():
         raise ValueError(f"{name} is not a causal language model ({type(model).__name__})")
     move: Any = model.to  # a typed decorator in transformers has lost its self
     return move(place).eval(), tokenizer

@@ -9,17 +9,23 @@ from kq_cli.arguments import Dtype, Json
 from kq_cli.models import check_dtype, quiet_transformers
 from kq_cli.reporting import print_figures, results, size, write_json
 
-_FORMATS = ("nf4", "fp4")
+_FORMATS = ("nf4", "fp4", "int8")
 
 
 def quantize(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Model with dense weights.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
-    quant_type: Annotated[str, typer.Option("--format", help="nf4 or fp4.")] = "nf4",
-    blocksize: Annotated[int, typer.Option(help="Weights that share a scale.")] = 64,
+    format: Annotated[str, typer.Option(help="nf4, fp4 or int8.")] = "nf4",  # noqa: A002
+    blocksize: Annotated[
+        int | None, typer.Option(help="Of nf4 and fp4: weights that share a scale; 64.")
+    ] = None,
     double_quant: Annotated[
-        bool, typer.Option("--double-quant", help="Quantize the scales too.")
+        bool, typer.Option("--double-quant", help="Of nf4 and fp4: quantize the scales too.")
     ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of int8: magnitude from which inputs stay unquantized; 6, 0: none do."),
+    ] = None,
     skip: Annotated[
         list[str] | None,
         typer.Option(help="Modules to leave dense: regular expression or suffix; repeatable."),
@@ -28,8 +34,8 @@ def quantize(
     json: Json = None,
 ) -> None:
     """Quantizes the linear layers of a model and saves it in a new folder."""
-    if quant_type not in _FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(_FORMATS)}, got {quant_type!r}")
+    if format not in _FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(_FORMATS)}, got {format!r}")
     if destination.exists():
         raise ValueError(f"{destination} exists already")
     check_dtype(dtype)
@@ -37,7 +43,14 @@ def quantize(
     from kq_hf import KqConfig, inspect_checkpoint, quantize_checkpoint
     from kq_hf.checkpoint import model_folder, weight_bytes
 
-    config = KqConfig(quant_type, blocksize, double_quant, modules_to_not_convert=skip)
+    config = KqConfig(
+        format,
+        blocksize,
+        # The other formats have no such option: leaving it out asks for nothing.
+        double_quant if double_quant or format != "int8" else None,
+        modules_to_not_convert=skip,
+        threshold=threshold,
+    )
     folder = model_folder(source)
     coverage = quantize_checkpoint(folder, destination, config, dtype)
     before, after = weight_bytes(folder), inspect_checkpoint(destination)

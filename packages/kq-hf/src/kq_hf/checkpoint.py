@@ -8,6 +8,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from kq_hf.bitsandbytes_int8 import adopt_config
 from kq_hf.config import KqConfig
 from kq_hf.files import new_folder
 from kq_hf.quantizer import coverage
@@ -45,6 +46,8 @@ def model_folder(name: str) -> Path:
 def load_model(folder: Path, **options: Any) -> PreTrainedModel:
     """Loads a model as the class that its config names, with every weight from the files.
 
+    int8 checkpoints of bitsandbytes become kq models.
+
     Args:
         folder: A model folder.
         **options: Arguments of `from_pretrained`, such as dtype and quantization_config.
@@ -58,6 +61,9 @@ def load_model(folder: Path, **options: Any) -> PreTrainedModel:
         model_class = getattr(transformers, names[0], None)
         if model_class is None:
             raise ValueError(f"transformers has no model class {names[0]}")
+        adopted = adopt_config(config)
+        if adopted is not config:
+            options["config"] = adopted
         model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # every layer below has exceptions of its own for a bad file
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -119,10 +125,15 @@ def quantize_checkpoint(
         if report.quantized_parameters == 0:
             raise ValueError(f"{source} has no layer to quantize\n{report}")
         model.save_pretrained(folder)
-        shutil.copytree(
-            source, folder, ignore=_not_to_copy, copy_function=_copy_new, dirs_exist_ok=True
-        )
+        copy_companions(source, folder)
     return report
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copies what goes with a model: all but weights, hidden files and what is there already."""
+    shutil.copytree(
+        source, folder, ignore=_not_to_copy, copy_function=_copy_new, dirs_exist_ok=True
+    )
 
 
 def _not_to_copy(_folder: str, names: list[str]) -> list[str]:

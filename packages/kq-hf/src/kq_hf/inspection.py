@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from kq_hf.bitsandbytes_int8 import SCALES
 from kq_nn import CoverageReport, SkippedModule
-from kq_nn.format4bit import describe_header
+from kq_nn.stored import STORED_TYPES, describe_header
 
 _HEADER = ".weight_format"
+_BITSANDBYTES = (0,)
+"""Its `weight_format` in int8 has one element."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         ValueError: If there are no safetensors files, or one is damaged or incomplete.
         OSError: If a file cannot be read.
     """
-    files = [path] if path.is_file() else _files(path)
+    files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise ValueError(f"{path} holds no safetensors files")
     tensors: dict[str, _Stored] = {}
@@ -82,7 +85,7 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
     return _report(path, files, tensors, headers)
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that `from_pretrained` reads: another layout of the same weights may lie beside."""
     if (single := folder / "model.safetensors").is_file():
         return [single]
@@ -123,6 +126,26 @@ def _read_formats(file: Path, names: list[str]) -> dict[str, tuple[int, ...]]:
         }
 
 
+def _elements(stored: tuple[int, ...], header: tuple[int, ...]) -> int | None:
+    """How many elements a stored weight has, or None if it is not of the header's format."""
+    if header == _BITSANDBYTES:
+        return prod(stored) if len(stored) == 2 else None
+    if len(header) != 5:
+        return None
+    columns = header[4]
+    if header[1] == STORED_TYPES.index("int8"):
+        fits = len(stored) == 3 and stored[1:] == (columns, 1)
+    else:
+        fits = len(stored) == 2 and stored[1] == (columns + 1) // 2
+    return stored[0] * columns if fits else None
+
+
+def _format_name(header: tuple[int, ...]) -> str:
+    if header == _BITSANDBYTES:
+        return "bitsandbytes, int8, one scale a row"
+    return describe_header(header).rpartition(", in_features")[0]
+
+
 def _report(
     path: Path,
     files: list[Path],
@@ -136,7 +159,7 @@ def _report(
     element_sizes: Counter[int] = Counter()
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")
-        if layer in headers and part.startswith("weight"):
+        if layer in headers and part.startswith(("weight", SCALES)):
             quantized_bytes += tensor.nbytes
             continue
         elements = prod(tensor.shape)
@@ -146,10 +169,11 @@ def _report(
         dense[f"{layer}.{part}" if layer in headers else layer] += elements
     for layer, header in headers.items():
         weight = tensors.get(f"{layer}.weight")
-        if weight is None or len(header) != 5 or (header[4] + 1) // 2 != weight.shape[-1]:
+        represented = None if weight is None else _elements(weight.shape, header)
+        if represented is None:
             raise ValueError(f"{path}: the tensors of {layer} do not fit together")
-        quantized += weight.shape[0] * header[4]
-        formats[describe_header(header).rpartition(", in_features")[0]] += 1
+        quantized += represented
+        formats[_format_name(header)] += 1
     element_size = element_sizes.most_common(1)[0][0] if element_sizes else 0
     before = quantized * element_size
     return CheckpointReport(

@@ -7,7 +7,8 @@ loads and saves without any conversion of keys or values.
 
 import copy
 import warnings
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,8 +17,9 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from kq_hf import bitsandbytes_int8
 from kq_hf.config import QUANT_METHOD, KqConfig
-from kq_nn import CoverageReport, Linear4bit, quantize_model
+from kq_nn import CoverageReport, Linear8bitLt, is_quantized, quantize_model
 from kq_nn.patterns import unmatched
 
 
@@ -40,17 +42,18 @@ class KqQuantizer(HfQuantizer):
         self.report: CoverageReport | None = None
 
     def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
-        """Refuses to quantize what is to stay on disk.
+        """Refuses to convert what is to stay on disk.
 
         Raises:
-            ValueError: If modules of a dense checkpoint are to be offloaded to disk: the loader
-                would read them from the dense checkpoint later.
+            ValueError: If modules of a dense or foreign checkpoint are to be offloaded to disk:
+                the loader would read them from that checkpoint later.
         """
         places = device_map.values() if isinstance(device_map, dict) else ()
-        if "disk" in places and not self.pre_quantized:
+        ready = self.pre_quantized and self.quantization_config.stored_as == "kq"
+        if "disk" in places and not ready:
             raise ValueError(
-                "device_map offloads modules to disk, which is possible only for a model that is "
-                "quantized already: quantize it with `kq quantize` first"
+                "device_map offloads modules to disk, which is possible only for a model that kq "
+                "has quantized and saved already: do so with `kq quantize` first"
             )
 
     def is_serializable(self) -> bool:
@@ -63,13 +66,23 @@ class KqQuantizer(HfQuantizer):
         return True
 
     def _process_model_before_weight_loading(
-        self, model: PreTrainedModel, **_: Any
+        self, model: PreTrainedModel, *, checkpoint_files: list[str] | None = None, **_: Any
     ) -> PreTrainedModel:
         config = self.quantization_config
+        foreign = config.stored_as == "bitsandbytes"
         # A container does not count: nothing inside it matches because its name does.
         names = [name for name, module in model.named_modules() if module._parameters]
         patterns = config.modules_to_not_convert or []
-        if not self.pre_quantized:
+        if foreign:
+            # Theirs are in force only where there is no list of one's own.
+            patterns = config.modules_to_not_convert = sorted(
+                self.get_modules_to_not_convert(
+                    model,
+                    config.modules_to_not_convert,
+                    getattr(model, "_keep_in_fp32_modules", None),
+                )
+            )
+        elif not self.pre_quantized:
             for pattern in unmatched(patterns, names):
                 warnings.warn(
                     f"modules_to_not_convert: {pattern!r} matches no module of "
@@ -85,13 +98,14 @@ class KqQuantizer(HfQuantizer):
         absent = set(unmatched(patterns, names))
         self.report = quantize_model(
             model,
-            quant_type=config.quant_type,
-            blocksize=config.blocksize,
-            compress_statistics=config.double_quant,
+            **asdict(config.recipe),
             skip=[pattern for pattern in patterns if pattern not in absent],
         )
+        if foreign:
+            layers = {n: m for n, m in model.named_modules() if isinstance(m, Linear8bitLt)}
+            bitsandbytes_int8.expect(model, layers, checkpoint_files or [])
         for module in model.modules():
-            if isinstance(module, Linear4bit):
+            if is_quantized(module):
                 # transformers would fill parameters that it did not load itself (those
                 # offloaded to disk) with random numbers.
                 module._is_hf_initialized = True  # type: ignore[assignment]
@@ -114,7 +128,7 @@ class KqQuantizer(HfQuantizer):
         return (
             not self.pre_quantized
             and name == "weight"
-            and isinstance(model.get_submodule(module_name), Linear4bit)
+            and is_quantized(model.get_submodule(module_name))
         )
 
     def get_quantize_ops(self) -> ConversionOps:
@@ -125,11 +139,14 @@ class KqQuantizer(HfQuantizer):
         self, model: PreTrainedModel, **_: Any
     ) -> PreTrainedModel:
         for name, module in model.named_modules():
-            if isinstance(module, Linear4bit):
+            if is_quantized(module):
                 try:
+                    if self.quantization_config.stored_as == "bitsandbytes":
+                        bitsandbytes_int8.take_over(cast(Linear8bitLt, module))
                     module.check_state()
                 except RuntimeError as error:
                     raise RuntimeError(f"the checkpoint does not fit {name}: {error}") from None
+        self.quantization_config.stored_as = "kq"
         self.report = coverage(model, self.report)
         return model
 
@@ -137,7 +154,7 @@ class KqQuantizer(HfQuantizer):
         self, model: PreTrainedModel, dtype: torch.dtype | None = None
     ) -> PreTrainedModel:
         for name, module in list(model.named_modules()):
-            if isinstance(module, Linear4bit):
+            if is_quantized(module):
                 dense = nn.Linear(module.in_features, module.out_features, False, device="meta")
                 dense.weight = nn.Parameter(module.dequantize().to(dtype or torch.float32))
                 dense.weight.requires_grad_(False)

@@ -10,8 +10,9 @@ from torch import nn
 
 from kq_functional.formats import FLOAT_DTYPES
 from kq_nn.coverage import CoverageReport
-from kq_nn.linear4bit import Linear4bit, QuantOptions
 from kq_nn.patterns import check_patterns, matches, unmatched
+from kq_nn.quantized import is_quantized
+from kq_nn.recipe import Recipe
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -19,12 +20,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def quantize_model(
     model: nn.Module,
     *,
-    quant_type: str = "nf4",
-    blocksize: int = 64,
-    compress_statistics: bool = True,
+    format: str = "nf4",  # noqa: A002 - the field's own name
+    blocksize: int | None = None,
+    compress_statistics: bool | None = None,
+    threshold: float | None = None,
     skip: Sequence[str] = (),
 ) -> CoverageReport:
-    """Replaces the `nn.Linear` layers of a model by `Linear4bit`, in place and one at a time.
+    """Replaces the `nn.Linear` layers of a model by quantized ones, in place and one at a time.
 
     Left as they are, and listed in the report: layers that `skip` names, weights that are tied
     to another module's, subclasses of `nn.Linear` (whoever wrote them may use the dense weight),
@@ -33,9 +35,11 @@ def quantize_model(
 
     Args:
         model: a module that contains linear layers, on any device, "meta" included.
-        quant_type: "nf4" or "fp4".
-        blocksize: elements that share a scale: a power of two from 32 to 4096.
-        compress_statistics: double quantization.
+        format: "nf4" or "fp4" (makes `Linear4bit`), or "int8" (makes `Linear8bitLt`).
+        blocksize: of 4-bit formats: elements that share a scale, a power of two from 32 to 4096;
+            by default 64.
+        compress_statistics: of 4-bit formats: double quantization; by default yes.
+        threshold: of int8: magnitude from which inputs are outliers, 0: none is; by default 6.0.
         skip: patterns of module names: a regular expression that matches from the start of the
             name up to a dot or its end, or a plain suffix. One that matches no module with
             parameters is reported by a UserWarning.
@@ -49,14 +53,16 @@ def quantize_model(
         ValueError: for an argument out of range; the model is unchanged then.
     """
     if isinstance(model, nn.Linear):
-        raise TypeError("model is itself an nn.Linear: use Linear4bit.from_linear(model)")
+        raise TypeError("model is itself an nn.Linear: use from_linear of a quantized layer")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_patterns(skip)
-    options = QuantOptions(
-        quant_type=quant_type, blocksize=blocksize, compress_statistics=compress_statistics
+    recipe = Recipe.of(
+        format,
+        blocksize=blocksize,
+        compress_statistics=compress_statistics,
+        threshold=threshold,
     )
-    Linear4bit(0, 0, device="meta", **options)  # refuses bad options before anything is changed
     # A container does not count: as a suffix "layers.1" matches it, but nothing inside it.
     owners = [name for name, module in model.named_modules() if module._parameters]
     for pattern in unmatched(skip, owners):
@@ -71,7 +77,7 @@ def quantize_model(
         if name in reasons:
             continue
         linear = cast(nn.Linear, model.get_submodule(name))
-        layer = Linear4bit.from_linear(linear, **options)
+        layer = recipe.quantize(linear)
         dense_bytes[name] = linear.weight.nbytes
         for parent, key in places[id(linear)]:
             setattr(parent, key, layer)
@@ -90,7 +96,7 @@ def _reasons_to_keep(model: nn.Module, skip: Sequence[str]) -> dict[str, str]:
     }
     reasons = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or isinstance(module, Linear4bit):
+        if not isinstance(module, nn.Linear) or is_quantized(module):
             continue
         others = [owner for owner in owners[id(module.weight)] if owner != _join(name, "weight")]
         pattern = next((pattern for pattern in skip if matches(pattern, name)), None)

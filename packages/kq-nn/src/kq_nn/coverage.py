@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kq_nn.linear4bit import Linear4bit
+from kq_nn.quantized import is_quantized
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SkippedModule:
 
 @dataclass(frozen=True)
 class CoverageReport:
-    """How much of a model is held in 4 bits.
+    """How much of a model is held quantized.
 
     Every parameter is counted once, a quantized weight as the dense weight it stands for:
     total_parameters = quantized_parameters + the sum over `skipped`.
@@ -81,7 +81,7 @@ class CoverageReport:
             }
             seen.update(id(parameter) for parameter in fresh.values())
             reason = reasons.get(name, f"not nn.Linear ({type(module).__name__})")
-            if isinstance(module, Linear4bit):
+            if is_quantized(module):
                 bias = fresh.pop("bias", None)
                 elements = module.in_features * module.out_features
                 quantized += elements

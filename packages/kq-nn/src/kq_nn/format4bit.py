@@ -1,10 +1,4 @@
-"""The stored form of a 4-bit weight: which tensors, of which shape and type, and what they mean.
-
-A quantized weight travels through state dicts, checkpoints, sharding and casts as a handful of
-plain integer tensors. Integer, because everything that casts floating-point tensors in bulk
-(`Module.half`, mixed-precision policies, trainers) leaves integers alone; float32 scales are
-therefore stored as their bit patterns in int32.
-"""
+"""How a 4-bit weight is stored."""
 
 from __future__ import annotations
 
@@ -17,26 +11,12 @@ from torch import Tensor
 
 import kq_functional as kq
 from kq_functional.codebooks import shared_table
-from kq_functional.formats import (
-    FLOAT_DTYPES,
-    NESTED_BLOCKSIZE,
-    QUANT_TYPES,
-    check_blocksize,
-    check_quant_type,
-)
-
-FORMAT_VERSION = 1
-
-
-class TensorSpec(NamedTuple):
-    """Shape and dtype of one stored tensor."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+from kq_functional.formats import NESTED_BLOCKSIZE, check_blocksize, check_quant_type
+from kq_nn.stored import TensorSpec, check_sizes, header
 
 
 class Format4bit(NamedTuple):
-    """Everything that decides how the stored tensors of one weight [out, in] are read.
+    """How the stored tensors of one 4-bit weight [out, in] are read; a `Layout`.
 
     Attributes:
         quant_type: "nf4" or "fp4".
@@ -58,12 +38,7 @@ class Format4bit(NamedTuple):
         check_blocksize(self.blocksize, four_bit=True)
         if not isinstance(self.nested, bool):
             raise TypeError(f"compress_statistics must be a bool, got {self.nested!r}")
-        for name in ("out_features", "in_features"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise TypeError(f"{name} must be an int, got {size!r}")
-            if size < 0:
-                raise ValueError(f"{name} must not be negative, got {size}")
+        check_sizes(self.out_features, self.in_features)
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
@@ -82,72 +57,32 @@ class Format4bit(NamedTuple):
 
     @property
     def header(self) -> tuple[int, ...]:
-        """Content of `weight_format`: version, quant type, blocksize, nested, in_features.
+        """Content of `weight_format`.
 
-        in_features is there because a packed row does not tell an odd length from the next even
-        one; out_features is the number of rows of `weight`.
+        A packed row does not tell an odd in_features from the next even one, the header does.
         """
-        return (
-            FORMAT_VERSION,
-            QUANT_TYPES.index(self.quant_type),
-            self.blocksize,
-            int(self.nested),
-            self.in_features,
+        return header(self.quant_type, self.blocksize, self.nested, self.in_features)
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        """Quantizes a weight of the right shape and type."""
+        packed, state = kq.quantize_4bit(
+            weight,
+            blocksize=self.blocksize,
+            compress_statistics=self.nested,
+            quant_type=self.quant_type,
         )
+        tensors = {"weight": packed}
+        if state.state2 is not None and state.offset is not None:
+            tensors["weight_absmax"] = state.absmax
+            tensors["weight_nested_absmax"] = state.state2.absmax.view(torch.int32)
+            tensors["weight_offset"] = state.offset.reshape(1).view(torch.int32)
+        else:
+            tensors["weight_absmax"] = state.absmax.view(torch.int32)
+        return tensors
 
-
-def describe_header(header: tuple[int, ...]) -> str:
-    """Readable form of a `weight_format` header, which may come from a foreign or damaged file."""
-    if len(header) != 5:
-        return f"unreadable header {header}"
-    version, type_id, blocksize, nested, in_features = header
-    quant_type = QUANT_TYPES[type_id] if 0 <= type_id < len(QUANT_TYPES) else f"type {type_id}?"
-    scales = {0: "plain scales", 1: "double-quantized scales"}.get(nested, f"nested {nested}?")
-    return (
-        f"format version {version}, {quant_type}, blocksize {blocksize}, {scales}, "
-        f"in_features {in_features}"
-    )
-
-
-def pack(weight: Tensor, layout: Format4bit) -> dict[str, Tensor]:
-    """Quantizes a dense weight.
-
-    Args:
-        weight: float32, bfloat16 or float16, [out_features, in_features], on any device.
-        layout: how to store it.
-
-    Returns:
-        The stored tensors by state-dict name, on the device of `weight`.
-
-    Raises:
-        ValueError: if the shape of `weight` does not fit.
-        TypeError: if `weight` is of another dtype.
-    """
-    expected = (layout.out_features, layout.in_features)
-    if tuple(weight.shape) != expected:
-        raise ValueError(f"weight must have shape {expected}, got {tuple(weight.shape)}")
-    if weight.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weight must be float32, bfloat16 or float16, got {weight.dtype}")
-    if weight.is_meta:
-        return {
-            name: torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-            for name, spec in layout.tensors.items()
-        }
-    packed, state = kq.quantize_4bit(
-        weight.detach(),
-        blocksize=layout.blocksize,
-        compress_statistics=layout.nested,
-        quant_type=layout.quant_type,
-    )
-    tensors = {"weight": packed}
-    if state.state2 is not None and state.offset is not None:
-        tensors["weight_absmax"] = state.absmax
-        tensors["weight_nested_absmax"] = state.state2.absmax.view(torch.int32)
-        tensors["weight_offset"] = state.offset.reshape(1).view(torch.int32)
-    else:
-        tensors["weight_absmax"] = state.absmax.view(torch.int32)
-    tensors["weight_format"] = torch.tensor(layout.header, dtype=torch.int32, device=weight.device)
-    return tensors
+    def decode(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The weight [out, in] that the stored tensors stand for."""
+        return kq.dequantize_4bit(tensors["weight"], quant_state(tensors, self, dtype))
 
 
 def stored_scales(tensors: Mapping[str, Tensor], nested: bool) -> kq.Scales:

@@ -1,4 +1,4 @@
-"""The LoRA layer on a 4-bit base layer."""
+"""The LoRA layer on a quantized base layer."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,7 +9,7 @@ from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
-from kq_nn import Linear4bit
+from kq_nn import QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class MergeError:
     of_change: float
 
 
-class LoraLinear4bit(lora.Linear):
-    """PEFT's LoRA layer for a base layer `Linear4bit`, plain or with DoRA.
+class LoraLinear(lora.Linear):
+    """PEFT's LoRA layer for a quantized base layer, plain or with DoRA.
 
     Merging dequantizes the weight, adds every merged adapter in float32 and quantizes once; so
     the order of merging does not matter, and merging two adapters costs no more accuracy than
@@ -42,7 +42,7 @@ class LoraLinear4bit(lora.Linear):
     _unmerged: dict[str, nn.Parameter] | None = None
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Puts adapters into the 4-bit weight.
+        """Puts adapters into the quantized weight.
 
         Args:
             safe_merge: Refuse to merge values that are not finite.
@@ -64,7 +64,7 @@ class LoraLinear4bit(lora.Linear):
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
-    ) -> Linear4bit:
+    ) -> QuantizedLinear:
         """Called by PEFT: the base layer, with the adapters merged or as it was."""
         if merge:
             self.merge(safe_merge, adapter_names)
@@ -74,8 +74,8 @@ class LoraLinear4bit(lora.Linear):
         return self._base
 
     @property
-    def _base(self) -> Linear4bit:
-        return cast(Linear4bit, self.get_base_layer())
+    def _base(self) -> QuantizedLinear:
+        return cast(QuantizedLinear, self.get_base_layer())
 
     @torch.no_grad()
     def _set_merged(self, names: list[str], safe_merge: bool) -> None:
@@ -87,7 +87,7 @@ class LoraLinear4bit(lora.Linear):
         after = dict(before)
         error = None
         if names:
-            original = _dequantize(base, before)
+            original = base.layout.decode(before, torch.float32)
             merged = original.clone()
             for name in names:
                 merged += self._change(name, original)
@@ -101,7 +101,7 @@ class LoraLinear4bit(lora.Linear):
                 raise ValueError(f"adapters {names}: the merged weight is not finite")
             for key, tensor in base.pack(merged).items():
                 after[key] = nn.Parameter(tensor, requires_grad=False)
-            error = _merge_error(original, merged, _dequantize(base, after))
+            error = _merge_error(original, merged, base.layout.decode(after, torch.float32))
         for key, parameter in after.items():
             setattr(base, key, parameter)
         self.merged_adapters[:] = names
@@ -134,22 +134,6 @@ def _on(device: torch.device, parameter: nn.Parameter) -> nn.Parameter:
     if parameter.device == device:
         return parameter
     return nn.Parameter(parameter.detach().to(device), parameter.requires_grad)
-
-
-def _dequantize(base: Linear4bit, parameters: dict[str, nn.Parameter]) -> Tensor:
-    """The float32 weight that `base` would have with these parameters."""
-    layer = Linear4bit(
-        base.in_features,
-        base.out_features,
-        bias=False,
-        quant_type=base.quant_type,
-        blocksize=base.blocksize,
-        compress_statistics=base.compress_statistics,
-        device="meta",
-    )
-    for key, parameter in parameters.items():
-        setattr(layer, key, parameter)
-    return layer.dequantize()
 
 
 def _merge_error(original: Tensor, merged: Tensor, stored: Tensor) -> MergeError:

@@ -6,12 +6,12 @@ from peft import LoraConfig, PeftModel
 from peft.tuners import lora
 from torch import nn
 
-from kq_hf.lora.layer import LoraLinear4bit, MergeError
-from kq_nn import Linear4bit
+from kq_hf.lora.layer import LoraLinear, MergeError
+from kq_nn import QuantizedLinear, is_quantized
 
 
 def register(config: LoraConfig) -> LoraConfig:
-    """Makes PEFT use `LoraLinear4bit` for 4-bit layers wherever this config is applied.
+    """Makes PEFT use `LoraLinear` for quantized layers wherever this config is applied.
 
     PEFT does not save this; after `PeftModel.from_pretrained`, use `adopt`.
 
@@ -21,12 +21,12 @@ def register(config: LoraConfig) -> LoraConfig:
     Returns:
         The same configuration.
     """
-    config._register_custom_module({Linear4bit: LoraLinear4bit})
+    config._register_custom_module({QuantizedLinear: LoraLinear})
     return config
 
 
 def adopt(model: nn.Module) -> int:
-    """Turns PEFT's own LoRA layers on 4-bit layers into `LoraLinear4bit`, in place.
+    """Turns PEFT's own LoRA layers on quantized layers into `LoraLinear`, in place.
 
     Args:
         model: A model with adapters, for instance from `PeftModel.from_pretrained`.
@@ -40,13 +40,13 @@ def adopt(model: nn.Module) -> int:
     layers = [
         (name, module)
         for name, module in model.named_modules()
-        if type(module) is lora.Linear and isinstance(module.get_base_layer(), Linear4bit)
+        if type(module) is lora.Linear and is_quantized(module.get_base_layer())
     ]
     for name, layer in layers:
         if layer.merged:
             raise ValueError(f"{name} has merged adapters; call adopt before merging")
     for _, layer in layers:
-        layer.__class__ = LoraLinear4bit
+        layer.__class__ = LoraLinear
     return len(layers)
 
 
@@ -72,8 +72,8 @@ class MergeReport:
 
     def __str__(self) -> str:
         return (
-            f"merged {len(self.layers)} 4-bit layers; quantizing them again changed a weight by "
-            f"at most {self.worst_of_weight:.2%} of its norm, which is "
+            f"merged {len(self.layers)} quantized layers; quantizing them again changed a weight "
+            f"by at most {self.worst_of_weight:.2%} of its norm, which is "
             f"{self.worst_of_change:.2%} of what the adapters add"
         )
 
@@ -83,8 +83,9 @@ def merge_and_unload(
 ) -> tuple[nn.Module, MergeReport]:
     """Merges the active adapters into the model and removes PEFT from it.
 
-    The 4-bit layers stay 4-bit. An adapter is a small change next to the error of quantizing,
-    so some of it is lost: the report tells how much. To keep all of it, keep the adapter.
+    The quantized layers stay quantized. An adapter is a small change next to the error of
+    quantizing, so some of it is lost: the report tells how much. To keep all of it, keep the
+    adapter.
 
     Args:
         model: A model with LoRA adapters; it is adopted first.
@@ -95,7 +96,7 @@ def merge_and_unload(
     """
     adopt(model)
     base = model.get_base_model()
-    layers = {name: m for name, m in base.named_modules() if isinstance(m, LoraLinear4bit)}
+    layers = {name: m for name, m in base.named_modules() if isinstance(m, LoraLinear)}
     merged = model.merge_and_unload(safe_merge=safe_merge)
     errors = {name: layer.merge_error for name, layer in layers.items()}
     return merged, MergeReport({name: error for name, error in errors.items() if error})
