@@ -313,10 +313,14 @@ def sanitize(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Runs every Python example of every Markdown file."""
     sync(session)
-    pages = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
-    pages += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("packages/*/README.md"))
-    pages += ["conformance/README.md"]
-    session.run("pytest", "--markdown-docs", "-m", "markdown-docs", *pages, external=True)
+    pages = [ROOT / "README.md", ROOT / "conformance" / "README.md"]
+    pages += [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
+    with session.chdir(session.create_tmp()):  # examples write files where they are
+        session.run(
+            *("pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")),
+            *("--markdown-docs", "-m", "markdown-docs", *map(str, pages)),
+            external=True,
+        )
 
 
 @nox.session

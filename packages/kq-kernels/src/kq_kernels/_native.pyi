@@ -156,3 +156,62 @@ def optimizer_step_32bit(
     seeds: list[int] = ...,
     threads: int = 0,
 ) -> None: ...
+def int8_vectorwise_quant(
+    x: Array,
+    codes: Array,
+    absmax: Array,
+    outliers: Array | None,
+    rows: int,
+    cols: int,
+    threshold: float = 0.0,
+    threads: int = 0,
+    row_stride: int | None = None,
+) -> None: ...
+def int8_vectorwise_dequant(
+    codes: Array, absmax: Array, out: Array, rows: int, cols: int, threads: int = 0
+) -> None: ...
+def int8_linear_matmul(
+    a: Array,
+    b: Array,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    threads: int = 0,
+    row_stride: int | None = None,
+) -> None: ...
+def int8_mm_dequant(
+    a: Array,
+    row_absmax: Array,
+    col_absmax: Array,
+    bias: Array | None,
+    out: Array,
+    m: int,
+    n: int,
+    threads: int = 0,
+    row_stride: int | None = None,
+) -> None: ...
+def int8_linear(
+    x: Array,
+    weight: Array,
+    absmax: Array,
+    bias: Array | None,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    threshold: float = 0.0,
+    threads: int = 0,
+    row_stride: int | None = None,
+) -> None: ...
+def int8_linear_backward(
+    grad: Array,
+    weight: Array,
+    absmax: Array,
+    out: Array,
+    m: int,
+    n: int,
+    k: int,
+    threads: int = 0,
+    row_stride: int | None = None,
+) -> None: ...
