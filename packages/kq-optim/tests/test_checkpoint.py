@@ -1,11 +1,11 @@
 """Saving and resuming: bit-identical, whatever torch or the transport do to tensors."""
 
 import copy
-import io
 import pickle
 
 import pytest
 import torch
+from training_steps import copies, through_file, train
 
 from kq_optim import Adam, Adam8bit, Adam32bit, AdamW, AdamW8bit, AdamW32bit
 
@@ -16,25 +16,6 @@ SHAPES = [(80, 64), (33,), (64, 65)]  # 8-bit, small (32-bit), 8-bit with a tail
 def make_params(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in SHAPES]
-
-
-def train(optimizer, params, steps, start=0):
-    for step in range(start, start + steps):
-        generator = torch.Generator().manual_seed(100 + step)
-        for param in params:
-            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-        optimizer.step()
-
-
-def through_file(state_dict):
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def copies(params):
-    return [torch.nn.Parameter(param.detach().clone()) for param in params]
 
 
 def assert_same_state(left, right):

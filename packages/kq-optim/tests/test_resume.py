@@ -1,9 +1,8 @@
 """Training resumes bit for bit: every rule, codec, rounding, placement, and from one to another."""
 
-import io
-
 import pytest
 import torch
+from training_steps import copies, through_file, train
 
 import kq_optim
 from kq_optim.paged import is_paged
@@ -33,25 +32,6 @@ IDS = [f"{name}-{'-'.join(options)}" for name, options in RULES]
 def parameters(dtype, shapes=SHAPES):
     generator = torch.Generator().manual_seed(0)
     return [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in shapes]
-
-
-def copies(params):
-    return [torch.nn.Parameter(param.detach().clone()) for param in params]
-
-
-def train(optimizer, params, steps, start=0):
-    for step in range(start, start + steps):
-        generator = torch.Generator().manual_seed(100 + step)
-        for param in params:
-            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-        optimizer.step()
-
-
-def through_file(state_dict):
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def resume(name, options, before, after, shapes=SHAPES):
