@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from statistics import mean, stdev
 
 import matplotlib
@@ -58,10 +59,14 @@ def _of(trials: Sequence[Trial], name: str) -> dict[int, Trial]:
 
 def _row(contender: Contender, own: dict[int, Trial], baseline: dict[int, Trial]) -> str:
     losses = [trial.held_out for trial in own.values()]
-    spread = f" ± {stdev(losses):.4f}" if len(losses) > 1 else ""
+    diverged = sum(not isfinite(loss) for loss in losses)
+    if diverged:
+        final = f"not finite in {diverged} of {len(losses)} runs"
+    else:
+        final = f"{mean(losses):.4f}" + (f" ± {stdev(losses):.4f}" if len(losses) > 1 else "")
     distance, relative = "", ""
     common = sorted(own.keys() & baseline.keys())
-    if contender.name != contender.baseline and common:
+    if contender.name != contender.baseline and common and not diverged:
         shift = mean(own[seed].held_out - baseline[seed].held_out for seed in common)
         distance = f"{shift:+.4f} ({contender.baseline})"
         if len(baseline) > 1:
@@ -71,7 +76,7 @@ def _row(contender: Contender, own: dict[int, Trial], baseline: dict[int, Trial]
     cells = (
         contender.name,
         str(len(own)),
-        f"{mean(losses):.4f}{spread}",
+        final,
         distance,
         relative,
         f"{stored:.2f}",

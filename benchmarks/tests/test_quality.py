@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +43,13 @@ def test_moments_pass_through_eight_bits() -> None:
     moment = optimizer.state[large]["exp_avg"]
     assert len(moment.unique()) <= 256
     assert torch.equal(optimizer.state[small]["exp_avg"], 0.1 * gradient)
+
+
+def test_a_run_that_diverged_is_named_and_not_averaged() -> None:
+    trials = [train(each, seed, TEXT, QUICK) for each in CONTENDERS[:2] for seed in range(2)]
+    trials[-1] = replace(trials[-1], held_out=math.nan)
+    text = report.markdown(trials, QUICK, "curves.svg")
+    assert f"| {CONTENDERS[1].name} | 2 | not finite in 1 of 2 runs |  |  |" in text
 
 
 def test_report_has_a_row_for_each_optimizer_that_ran() -> None:
