@@ -17,11 +17,6 @@ EDGES = [(0, 5), (5, 0)]
 THRESHOLDS = [0.0, 2.5]
 
 
-def skip_slow(isa: str, *sizes: int) -> None:
-    if isa == "scalar" and np.prod(sizes) > 4e6:
-        pytest.skip("takes long without vectors")
-
-
 def quantize(x: np.ndarray, threshold: float, **options) -> definition.Rows:
     m, k = x.shape
     codes, absmax = np.full((m, k), 55, np.int8), np.full(m, np.nan, np.float32)
@@ -117,7 +112,6 @@ def test_dequantize(isa, shape, dtype) -> None:
 @pytest.mark.parametrize("m", ROWS)
 @pytest.mark.parametrize(("n", "k"), WEIGHTS + EDGES)
 def test_sums_are_exact(isa, m, n, k) -> None:
-    skip_slow(isa, m, n, k)
     a, b = random_codes(m, k), random_codes(n, k)
     out = np.full((m, n), 7, np.int32)
     kq_kernels.int8_linear_matmul(a, b, out, m, n, k)
@@ -156,7 +150,6 @@ def test_mm_dequant(isa, m, n, dtype) -> None:
 @pytest.mark.parametrize("m", ROWS)
 @pytest.mark.parametrize(("n", "k"), WEIGHTS + EDGES)
 def test_linear(isa, m, n, k, threshold) -> None:
-    skip_slow(isa, m, n, k)
     rng = np.random.default_rng(m + n)
     x = rng.standard_normal((m, k)).astype(np.float32)
     weight, absmax = random_codes(n, k), rng.random(n).astype(np.float32)
@@ -215,7 +208,6 @@ def test_threads_do_not_change_a_bit(isa, m) -> None:
 @pytest.mark.parametrize("m", ROWS)
 @pytest.mark.parametrize(("n", "k"), WEIGHTS[:-1] + EDGES)
 def test_backward(isa, m, n, k) -> None:
-    skip_slow(isa, m, n, k)
     rng = np.random.default_rng(m)
     weight, absmax = random_codes(n, k), rng.random(n).astype(np.float32)
     grad = rng.standard_normal((m, n)).astype(np.float32)

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file, save_file
 from torch import nn
+from transports import assert_same_model, through_dcp, through_safetensors, through_torch
 
 from kq_nn import Linear4bit
 
@@ -36,34 +35,6 @@ def empty(device=None, **options):
         nn.LayerNorm(33, device=device),
         Linear4bit(33, 7, bias=False, device=device, **options),
     )
-
-
-def through_torch(state_dict, tmp_path):
-    torch.save(state_dict, tmp_path / "model.pt")
-    return torch.load(tmp_path / "model.pt", weights_only=True)
-
-
-def through_safetensors(state_dict, tmp_path):
-    save_file(state_dict, tmp_path / "model.safetensors")
-    return load_file(tmp_path / "model.safetensors")
-
-
-def through_dcp(state_dict, tmp_path):
-    dcp.save(state_dict, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    loaded = {name: torch.zeros_like(tensor) for name, tensor in state_dict.items()}
-    dcp.load(loaded, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    return loaded
-
-
-def assert_same_model(left, right):
-    for (name, tensor), (other_name, other) in zip(
-        left.state_dict().items(), right.state_dict().items(), strict=True
-    ):
-        assert name == other_name
-        assert tensor.dtype == other.dtype, name
-        assert torch.equal(tensor, other), name
-    x = torch.randn(3, 101, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(left(x), right(x))
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
