@@ -81,7 +81,9 @@ def tests(session: nox.Session) -> None:
     """Unit tests of every package, without those marked slow, and of the repository."""
     sync(session)
     session.run(
-        *("pytest", "-m", "not slow", "-n", "auto", "--dist", "loadfile", *session.posargs),
+        *("pytest", "-m", "not slow", "-n", "auto", "--dist", "loadfile"),
+        # A process that dies ends the run: with another in its place pytest-xdist may wait forever.
+        *("--max-worker-restart", "0", *session.posargs),
         # Threads that wait for others of their process would keep the other processes waiting.
         env={"OMP_WAIT_POLICY": "passive"},
         external=True,

@@ -94,6 +94,21 @@ def test_other_faults_end_the_process():
     assert ended.returncode < 0
 
 
+def test_handlers_that_others_put_in_place_are_theirs_again():
+    """Between two calls somebody takes the signal, as the faulthandler of a test run does."""
+    code = (
+        "import ctypes, faulthandler, sys; from kq_conformance.pages import *; region = Region(1)\n"
+        "def touch():\n"
+        "    with armed([(region, True)]): ctypes.c_uint8.from_address(region.start - 1).value\n"
+        "touch(); faulthandler.enable(); touch(); print(region.faults, flush=True)\n"
+        "ctypes.string_at(8)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert ended.returncode < 0
+    assert ended.stdout == b"[-1, -1]\n"
+    assert b"Segmentation fault" in ended.stderr  # written by the faulthandler
+
+
 def test_memory_outlives_its_region():
     view = Region(PAGE).bytes
     view[:] = 3

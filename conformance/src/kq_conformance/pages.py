@@ -15,7 +15,7 @@ import platform
 import signal
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,17 +83,16 @@ def armed(regions: Sequence[tuple[Region, bool]]) -> Iterator[None]:
     if not AVAILABLE:
         yield
         return
-    _trap.install()
     ordered = sorted((region for region, _ in regions), key=lambda region: region.low)
-    for region, writable in regions:
-        region.arm(writable=writable)
-    _trap.watch(ordered)
+    _trap.set(ordered)
     try:
+        for region, writable in regions:
+            region.arm(writable=writable)
         yield
     finally:
-        _trap.watch([])
         for region in ordered:
             region.disarm()
+        _trap.lift()
 
 
 class _SigAction(ctypes.Structure):
@@ -106,27 +105,30 @@ class _SigAction(ctypes.Structure):
 
 
 class _Trap:
-    """The handler of SIGSEGV, installed with the first armed call of a process."""
+    """The handler of SIGSEGV, in place during armed calls only.
+
+    Between calls others put their own in place, as the faulthandler of a test run does.
+    """
 
     def __init__(self) -> None:
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        self._handler = kind(self._handle)  # kept: ctypes must not collect it
+        self._action = _SigAction(flags=_SA_SIGINFO)
+        self._action.handler = ctypes.cast(self._handler, ctypes.c_void_p)
         self._regions: Sequence[Region] = ()
         self._lows: list[int] = []
         self._before = _SigAction()
-        self._installed: Callable[..., None] | None = None  # ctypes must not collect it
 
-    def watch(self, regions: Sequence[Region]) -> None:
-        """Say whose faults are ours; regions ascend by address."""
+    def set(self, regions: Sequence[Region]) -> None:
+        """Note faults in these regions; they ascend by address."""
         self._lows = [region.low for region in regions]
         self._regions = regions
+        _libc.sigaction(signal.SIGSEGV, ctypes.byref(self._action), ctypes.byref(self._before))
 
-    def install(self) -> None:
-        if self._installed is not None:
-            return
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-        self._installed = kind(self._handle)
-        action = _SigAction(flags=_SA_SIGINFO)
-        action.handler = ctypes.cast(self._installed, ctypes.c_void_p)
-        _libc.sigaction(signal.SIGSEGV, ctypes.byref(action), ctypes.byref(self._before))
+    def lift(self) -> None:
+        """Give the signal back to whoever had it."""
+        _libc.sigaction(signal.SIGSEGV, ctypes.byref(self._before), None)
+        self._lows, self._regions = [], ()
 
     def _handle(self, number: int, info: int, context: int) -> None:
         del context
