@@ -172,6 +172,63 @@ def _weight(packed: Tensor, absmax: Tensor, K: int, blocksize: int) -> tuple[Arr
     return reference.codebook_4bit("nf4").values[codes], scales
 
 
+def linear_int8(x: Tensor, codes: Tensor, absmax: Tensor, threshold: float, y: Tensor) -> Verdict:
+    """Y = x Wᵀ with the rows of x quantized to int8, within the bound of the scaled exact sums.
+
+    Args:
+        x: [M, K], in the dtype that the contender reads; each of its columns holds outliers in
+            every row or in none.
+        codes: of W, int8 [N, K].
+        absmax: scales of W, float32 [N].
+        threshold: magnitude of outliers, or 0.
+        y: the result, [M, N].
+    """
+    rows, columns = sampled_rows(len(x)), sampled_rows(y.shape[1])
+    chosen = float64(x[rows])
+    quantized = bounds.Quantized.of(chosen, threshold, bounds.Strictness.MARGIN)
+    product = bounds.Int8Product.of_rows(
+        chosen,
+        quantized,
+        codes[columns].long().numpy(),
+        float64(absmax[columns]),
+        None,
+        dtype_name(x.dtype),
+    )
+    return _judged(product.judge(float64(y[rows][:, columns])))
+
+
+def linear_decoded_int8(x: Tensor, codes: Tensor, absmax: Tensor, y: Tensor) -> Verdict:
+    """Y = x Wᵀ with x as it is, within the bound of a product that accumulates in float32.
+
+    Args:
+        x: [M, K], in the dtype that the contender computes in.
+        codes: of W, int8 [N, K].
+        absmax: scales of W, float32 [N].
+        y: the result, [M, N].
+    """
+    rows, columns = sampled_rows(len(x)), sampled_rows(y.shape[1])
+    dtype = dtype_name(x.dtype)
+    forms = bounds.int8_weight_forms(codes[columns].numpy(), float64(absmax[columns]), dtype)
+    product = bounds.Product(float64(x[rows]), [form.transposed for form in forms], None, dtype)
+    return _judged(product.judge(float64(y[rows][:, columns])))
+
+
+def int8_gradient(grad_y: Tensor, codes: Tensor, absmax: Tensor, grad_x: Tensor) -> Verdict:
+    """grad_x = grad_y W within the same bound.
+
+    Args:
+        grad_y: [M, N], in the dtype that the contender computes in.
+        codes: of W, int8 [N, K].
+        absmax: scales of W, float32 [N].
+        grad_x: the gradient of x, [M, K].
+    """
+    rows, columns = sampled_rows(len(grad_y)), sampled_rows(grad_x.shape[1])
+    dtype = dtype_name(grad_y.dtype)
+    forms = bounds.int8_weight_forms(codes[:, columns].numpy(), float64(absmax), dtype)
+    product = bounds.Product(float64(grad_y[rows]), forms, None, dtype)
+    return _judged(product.judge(float64(grad_x[rows][:, columns])))
+
+
 @dataclass(frozen=True)
 class States:
     """An optimizer's states of one parameter, as numbers.

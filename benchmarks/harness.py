@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 Clock = Callable[[], float]
+ARITHMETIC = ("compute", "int8 compute")
+"""Limits of operations; all others are of bytes."""
 
 
 def nothing() -> None:
@@ -65,10 +67,10 @@ class Probe:
     """A simple loop of torch that shows what the machine can do, timed in the same rounds.
 
     Attributes:
-        limit: the limit that it measures: "read", "copy", "update" (bytes) or "compute" (FLOP).
+        limit: the limit that it measures: "read", "copy", "update" (bytes), or one of `ARITHMETIC`.
         name: what it does.
         run: the call that is timed.
-        amount: bytes moved or FLOP done by one call.
+        amount: bytes moved or operations done by one call.
         prepare: as in `Contender`.
     """
 
@@ -88,7 +90,7 @@ class Row:
         work: the line, unique in the table.
         contenders: who does it.
         probes: the limits that apply; of several probes of one limit the fastest counts.
-        flops: FLOP of the work, 0 if arithmetic does not bind it.
+        flops: operations of the work, 0 if arithmetic does not bind it.
         rows: M, the number of rows of x, where the work has one.
         series: what rows that differ in M alone have in common; a curve of the plots.
         grad: whether torch records gradients meanwhile.

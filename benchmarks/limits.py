@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.data import dtype_name, gaussian
 from benchmarks.harness import Probe
 from benchmarks.plan import Plan
+from kq_functional import int8_vectorwise_quant
 
 
 @cache
@@ -66,3 +67,12 @@ def compute(plan: Plan, *dtypes: torch.dtype) -> list[Probe]:
         Probe("compute", f"matmul {dtype_name(dtype)}", product(dtype), 2 * size**3)
         for dtype in dtypes
     ]
+
+
+def compute_int8(plan: Plan) -> list[Probe]:
+    """Rate of torch's product of int8 matrices, with sums in int32."""
+    size = plan.matmul
+    a, b = (
+        int8_vectorwise_quant(_operand(which, size * size).view(size, size))[0] for which in (0, 1)
+    )
+    return [Probe("int8 compute", "_int_mm", lambda: torch._int_mm(a, b), 2 * size**3)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
+from benchmarks.harness import ARITHMETIC
 from benchmarks.report import unique
 from benchmarks.results import Record
 
@@ -91,8 +92,9 @@ def _curve(axes: Any, records: Sequence[Record], prefix: str) -> None:
         marker = _MARKERS[i % len(_MARKERS)]
         axes.plot(*zip(*points, strict=True), style, marker=marker, ms=4, lw=1.2, label=family)
     for limit, label, color in (
-        ("read", "reading the 4-bit weight", "0.35"),
+        ("read", "reading the quantized weight", "0.35"),
         ("compute", "arithmetic of torch's matmul", "0.65"),
+        ("int8 compute", "arithmetic of torch's int8 matmul", "0.65"),
     ):
         roof = [
             (record.rows, 1e3 * _allowed(record, limit, prefix))
@@ -111,9 +113,9 @@ def _curve(axes: Any, records: Sequence[Record], prefix: str) -> None:
 
 
 def _allowed(record: Record, limit: str, prefix: str) -> float:
-    """Seconds that a limit allows our contender: of bytes if it is a bandwidth, else of FLOP."""
+    """Seconds that a limit allows our contender: of its bytes or of its operations."""
     ours = next(each for each in record.results if each.family.startswith(prefix))
-    amount = record.flops if limit == "compute" else ours.traffic
+    amount = record.flops if limit in ARITHMETIC else ours.traffic
     return amount / record.limits[limit]
 
 

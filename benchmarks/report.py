@@ -12,7 +12,7 @@ from benchmarks.results import Record, Result, speedup
 UNSTEADY = 0.1
 """Spread from which a figure is listed as unsteady."""
 
-_UNITS = {"compute": "GFLOP/s"}
+_UNITS = {"compute": "GFLOP/s", "int8 compute": "GOP/s"}
 
 
 class Table(NamedTuple):

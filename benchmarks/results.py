@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.harness import Probe, Row, Verdict
+from benchmarks.harness import ARITHMETIC, Probe, Row, Verdict
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Record:
         work: as in `Row`.
         rounds: number of interleaved rounds, of those that are not slow.
         results: one for each contender.
-        limits: bytes or FLOP per second, by limit: the fastest probe's.
+        limits: bytes or operations per second, by limit: the fastest probe's.
         flops: as in `Row`.
         rows: as in `Row`.
         series: as in `Row`.
@@ -119,8 +119,10 @@ def evaluate(
     rates = fastest(row.probes, medians[count:])
     results = []
     for i, (contender, verdict) in enumerate(zip(row.contenders, verdicts, strict=True)):
-        amounts = dict.fromkeys(rates, contender.traffic) | {"compute": row.flops}
-        allowed = {limit: amounts[limit] / rate for limit, rate in rates.items()}
+        allowed = {
+            limit: (row.flops if limit in ARITHMETIC else contender.traffic) / rate
+            for limit, rate in rates.items()
+        }
         bound = max(allowed, key=allowed.__getitem__, default="")
         results.append(
             Result(

@@ -7,37 +7,38 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from benchmarks import checks
 from benchmarks.harness import Contender, Verdict, nothing
-from benchmarks.work import Training
 
 Layer = Callable[[Tensor], Tensor]
+Judge = Callable[[Tensor, Tensor, Tensor, Tensor], Verdict]
+"""Of x, y, the gradient of y and the gradient of x."""
 
 
 def contender(
-    work: Training,
+    x: Tensor,
+    grad: Tensor,
     family: str,
     layers: Iterator[Layer],
+    judge: Judge,
     traffic: int,
     *,
     path: str = "",
     prepare: Callable[[], object] = nothing,
-    dtype: torch.dtype | None = None,
 ) -> Contender:
-    """Layers that hold the weight of `work`.
+    """Layers that hold the weight of some work.
 
     Args:
-        work: the work.
+        x: their input, in the dtype that they compute in.
+        grad: gradient of their output, in any dtype.
         family: as in `Contender`.
         layers: copies of the layer, in turn.
+        judge: whether the results are right.
         traffic: as in `Contender`.
         path: as in `Contender`.
         prepare: as in `Contender`.
-        dtype: what the layers compute in, if it is not the dtype of the work.
     """
-    linear = work.linear
-    x = linear.x.detach().to(dtype or linear.x.dtype).requires_grad_()
-    grad = work.grad.to(x.dtype)
+    x = x.detach().requires_grad_()
+    grad = grad.to(x.dtype)
 
     def run() -> tuple[Tensor, Tensor]:
         y = next(layers)(x)
@@ -46,8 +47,6 @@ def contender(
 
     def check() -> Verdict:
         y, grad_x = run()
-        return checks.linear_4bit_training(
-            x, linear.packed, linear.state.absmax, y, grad, grad_x, linear.state.blocksize
-        )
+        return judge(x, y, grad, grad_x)
 
     return Contender(family, run, check, traffic, path=path, prepare=prepare)

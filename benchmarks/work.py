@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import kq_functional as kq
+from benchmarks import checks
 from benchmarks.data import dtype_name, gaussian, nbytes, rotate
+from benchmarks.harness import Verdict
 from benchmarks.plan import Plan
 from kq_conformance.reference import RULES, Hyper
 
@@ -44,6 +46,20 @@ class Linear:
         """The same weight in other memory; x, which is small and was just computed, is shared."""
         state = replace(self.state, absmax=self.state.absmax.clone())
         return replace(self, packed=self.packed.clone(), state=state)
+
+    def decoded(self) -> Tensor:
+        """W in float32, [N, K]."""
+        weight: Tensor = kq.dequantize_4bit(self.packed, self.state).float()
+        return weight
+
+    def judge(self, x: Tensor, y: Tensor) -> Verdict:
+        """Whether y is x Wᵀ, within the bounds.
+
+        Args:
+            x: as the contender reads it.
+            y: its result.
+        """
+        return checks.linear_4bit(x, self.packed, self.state.absmax, y, self.state.blocksize)
 
     @property
     def recorded(self) -> Linear:
@@ -88,6 +104,20 @@ class Training:
         linear = Linear.make(M, N, K, dtype, plan)
         grad = gaussian(len(linear.x), linear.state.shape[0], dtype=dtype)
         return cls(linear.recorded, grad)
+
+    def judge(self, x: Tensor, y: Tensor, grad: Tensor, grad_x: Tensor) -> Verdict:
+        """Both products within the bounds.
+
+        Args:
+            x: as the contender reads it.
+            y: its result.
+            grad: the gradient of y, as it reads it.
+            grad_x: the gradient of x.
+        """
+        state = self.linear.state
+        return checks.linear_4bit_training(
+            x, self.linear.packed, state.absmax, y, grad, grad_x, state.blocksize
+        )
 
     @property
     def traffic(self) -> int:

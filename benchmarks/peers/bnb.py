@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from ctypes import c_longlong
 from functools import partial
@@ -15,6 +16,7 @@ from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
 from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
+from benchmarks.int8 import Int8, Int8Training
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
 
@@ -49,7 +51,57 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
 def linear_training(work: Training, plan: Plan) -> list[Contender]:
     """Forward and backward of `nn.Linear4bit` in training mode."""
     layers = _layers(work.linear, plan, train=True)
-    return [training.contender(work, FAMILY, layers, work.traffic, path="Linear4bit")]
+    return [
+        training.contender(
+            work.linear.x,
+            work.grad,
+            FAMILY,
+            layers,
+            work.judge,
+            work.traffic,
+            path="Linear4bit",
+        )
+    ]
+
+
+def linear_int8(work: Int8, plan: Plan) -> list[Contender]:
+    """`nn.Linear8bitLt` in eval mode."""
+    layers = _int8_layers(work, plan, train=False)
+
+    def run() -> Any:
+        return next(layers)(work.x)
+
+    def check() -> Verdict:
+        return work.judge_quantized(work.x, run())
+
+    return [Contender(FAMILY, run, check, work.traffic)]
+
+
+def linear_int8_training(work: Int8Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of `nn.Linear8bitLt` in training mode."""
+    layers = _int8_layers(work.linear, plan, train=True)
+    return [
+        training.contender(
+            work.linear.x, work.grad, FAMILY, layers, work.judge_quantized, work.traffic
+        )
+    ]
+
+
+def _int8_layers(work: Int8, plan: Plan, *, train: bool) -> Iterator[Any]:
+    N, K = work.codes.shape
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns in every call of bfloat16
+
+    def make() -> Any:
+        each = work.copy()
+        layer = bitsandbytes.nn.Linear8bitLt(
+            K, N, bias=False, has_fp16_weights=False, threshold=work.threshold, device="meta"
+        )
+        layer.weight = bitsandbytes.nn.Int8Params(
+            each.codes, requires_grad=False, CB=each.codes, SCB=each.absmax
+        )
+        return layer.train(train)
+
+    return rotate(make, work.traffic, plan.working_set)
 
 
 def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
@@ -111,9 +163,7 @@ def _linear_product(work: Linear, plan: Plan) -> Contender:
 
 def _linear(work: Linear, path: str, run: Callable[[], Tensor]) -> Contender:
     def check() -> Verdict:
-        return checks.linear_4bit(
-            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
-        )
+        return work.judge(work.x, run())
 
     return Contender(FAMILY, run, check, work.traffic, path=path)
 

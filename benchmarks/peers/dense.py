@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import kq_functional as kq
-from benchmarks import checks, optimizing, training
+from benchmarks import optimizing, training
 from benchmarks.data import dtype_name, rotate
 from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
+from benchmarks.int8 import Int8, Int8Training
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
 
@@ -24,37 +25,47 @@ FAMILY = "torch"
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def linear(work: Linear, plan: Plan) -> list[Contender]:
+def linear(work: Linear | Int8, plan: Plan) -> list[Contender]:
     """`nn.Linear` with the decoded weight, in float32 and in bfloat16."""
     return [_linear(work, dtype, plan) for dtype in DTYPES]
 
 
-def _linear(work: Linear, dtype: torch.dtype, plan: Plan) -> Contender:
+linear_int8 = linear
+
+
+def _linear(work: Linear | Int8, dtype: torch.dtype, plan: Plan) -> Contender:
     x = work.x.detach().to(dtype).requires_grad_(work.x.requires_grad)
-    layers = _layers(work, dtype, plan)
+    weight = work.decoded().to(dtype)
+    layers = _layers(weight, plan)
 
     def run() -> Tensor:
         y: Tensor = next(layers)(x)
         return y
 
     def check() -> Verdict:
-        return checks.linear_4bit(x, work.packed, work.state.absmax, run(), work.state.blocksize)
+        return work.judge(x, run())
 
-    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, check, _nbytes(work, dtype))
+    return Contender(f"{FAMILY} {dtype_name(dtype)}", run, check, weight.nbytes)
 
 
-def linear_training(work: Training, plan: Plan) -> list[Contender]:
+def linear_training(work: Training | Int8Training, plan: Plan) -> list[Contender]:
     """Forward and backward of the same layers, their weights frozen."""
-    return [
-        training.contender(
-            work,
-            f"{FAMILY} {dtype_name(dtype)}",
-            _layers(work.linear, dtype, plan),
-            2 * _nbytes(work.linear, dtype),
-            dtype=dtype,
-        )
-        for dtype in DTYPES
-    ]
+    return [_linear_training(work, dtype, plan) for dtype in DTYPES]
+
+
+linear_int8_training = linear_training
+
+
+def _linear_training(work: Training | Int8Training, dtype: torch.dtype, plan: Plan) -> Contender:
+    weight = work.linear.decoded().to(dtype)
+    return training.contender(
+        work.linear.x.to(dtype),
+        work.grad,
+        f"{FAMILY} {dtype_name(dtype)}",
+        _layers(weight, plan),
+        work.judge,
+        2 * weight.nbytes,
+    )
 
 
 def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
@@ -75,12 +86,7 @@ def _linear_grouped(work: Grouped, dtype: torch.dtype, plan: Plan) -> Contender:
     return Contender(f"{FAMILY} {dtype_name(dtype)}", run, partial(work.judge, x, run), traffic)
 
 
-def _nbytes(work: Linear, dtype: torch.dtype) -> int:
-    return work.state.shape.numel() * dtype.itemsize
-
-
-def _layers(work: Linear, dtype: torch.dtype, plan: Plan) -> Iterator[nn.Linear]:
-    weight = kq.dequantize_4bit(work.packed, work.state).to(dtype)
+def _layers(weight: Tensor, plan: Plan) -> Iterator[nn.Linear]:
     N, K = weight.shape
 
     def make() -> nn.Linear:

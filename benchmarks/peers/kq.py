@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,6 +18,7 @@ from benchmarks import checks, optimizing, training
 from benchmarks.data import rotate
 from benchmarks.grouped import Grouped
 from benchmarks.harness import Contender, Verdict
+from benchmarks.int8 import Int8, Int8Training
 from benchmarks.plan import Plan
 from benchmarks.work import Coding, Linear, Optimizing, Training
 
@@ -41,26 +43,72 @@ def linear(work: Linear, plan: Plan) -> list[Contender]:
         return y
 
     def check() -> Verdict:
-        return checks.linear_4bit(
-            work.x, work.packed, work.state.absmax, run(), work.state.blocksize
-        )
+        return work.judge(work.x, run())
 
     return _each_isa(plan, run, check, work.traffic)
 
 
 def linear_training(work: Training, plan: Plan) -> list[Contender]:
     """Forward and backward of `kq_nn.Linear4bit`."""
-    layers = _layers(work.linear, plan)
+    return _training(work, work.judge, _layers(work.linear, plan), plan)
+
+
+def _training(
+    work: Training | Int8Training,
+    judge: training.Judge,
+    layers: Iterator[training.Layer],
+    plan: Plan,
+) -> list[Contender]:
     return [
         training.contender(
-            work,
+            work.linear.x,
+            work.grad,
             f"{FAMILY} {isa}",
             layers,
+            judge,
             work.traffic,
             prepare=partial(kq_kernels.set_isa, isa),
         )
         for isa in plan.isas
     ]
+
+
+def linear_int8(work: Int8, plan: Plan) -> list[Contender]:
+    """`kq_nn.Linear8bitLt`; if the work has outliers, beside it one that takes none for such."""
+    contenders = _each_isa(plan, *_int8(work, plan), work.traffic)
+    if work.threshold:
+        best = plan.isas[0]
+        plain = _int8(replace(work, threshold=0.0), plan)
+        prepare = partial(kq_kernels.set_isa, best)
+        contenders.append(Contender(f"threshold 0, {best}", *plain, work.traffic, prepare=prepare))
+    return contenders
+
+
+def _int8(work: Int8, plan: Plan) -> tuple[Callable[[], Tensor], Callable[[], Verdict]]:
+    layers = _int8_layers(work, plan)
+
+    def run() -> Tensor:
+        y: Tensor = next(layers)(work.x)
+        return y
+
+    def check() -> Verdict:
+        return work.judge_quantized(work.x, run())
+
+    return run, check
+
+
+def linear_int8_training(work: Int8Training, plan: Plan) -> list[Contender]:
+    """Forward and backward of `kq_nn.Linear8bitLt`."""
+    return _training(work, work.judge_quantized, _int8_layers(work.linear, plan), plan)
+
+
+def _int8_layers(work: Int8, plan: Plan) -> Iterator[kq_nn.Linear8bitLt]:
+    def make() -> kq_nn.Linear8bitLt:
+        each = work.copy()
+        layer = kq_nn.Linear8bitLt.from_parts(each.codes, each.absmax, threshold=work.threshold)
+        return layer.eval()
+
+    return rotate(make, work.traffic, plan.working_set)
 
 
 def linear_grouped(work: Grouped, plan: Plan) -> list[Contender]:
