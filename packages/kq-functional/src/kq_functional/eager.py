@@ -1,22 +1,27 @@
 """Calls in plain eager mode: straight to the backend, past a dispatcher with nothing to do.
 
-For a small layer the dispatcher and the checks of the ops take far longer than the product. They
-are left out where nobody can tell: `is_plain` says so of a call, and the backend itself looks at
-what it is given (`Backend.linear_4bit_unchecked`, `Backend.int8_linear_unchecked`). Nothing is kept
-from one call to the next.
+For a small layer the dispatcher and the checks of the ops take far longer than the product, and
+for hundreds of small parameters longer than their step. They are left out where nobody can tell:
+`is_plain` says so of a call, and the backend itself looks at what it is given
+(`Backend.linear_4bit_unchecked`, `Backend.int8_linear_unchecked`, `Backend.checks_steps`). Nothing
+is kept from one call to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
 from .backends.base import Scales
+from .formats import OPTIMIZER_BLOCKSIZE
+from .rules import RULES
 from .selection import choose_known
 
 try:
@@ -36,6 +41,7 @@ _PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 
 _is_negated = Tensor.is_neg
+_shape = attrgetter("shape")
 # RuntimeError: what is no plain tensor after all has no memory that a backend could ask for.
 _REFUSALS = (RuntimeError, TypeError, ValueError)
 
@@ -126,6 +132,45 @@ def int8_linear(
     compute = getattr(backend, "int8_linear_unchecked", None)
     options = {"threshold": threshold}
     return _product(compute, x, weight.shape[0], (weight, absmax, bias), options)
+
+
+def optimizer_step(
+    op: str,
+    rule: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    others: tuple[Sequence[Any], ...],
+    options: dict[str, Any],
+    hyper: Sequence[float],
+) -> bool:
+    """Do what an op of the optimizer does, or return False to have it called.
+
+    Args:
+        op: Its name.
+        rule: As the op takes it.
+        params: Likewise, on the CPU and plain.
+        grads: Likewise.
+        others: Its arguments between grads and the keyword arguments.
+        options: Its keyword arguments, but for hyper.
+        hyper: As it takes them.
+    """
+    dtypes = {param.dtype for param in params}
+    if len(dtypes) != 1 or not all(map(Tensor.numel, params)):
+        return False
+    if list(map(_shape, params)) != list(map(_shape, grads)):
+        return False
+    blocksize = OPTIMIZER_BLOCKSIZE if op == "optimizer_step_8bit" else 0
+    kind = (op, "cpu", dtypes.pop(), "", blocksize, rule, options["rounding"])
+    named = dict(zip(RULES[rule].hyper, hyper, strict=True))
+    try:
+        backend = choose_known(*kind)
+        if not getattr(backend, "checks_steps", False):
+            return False
+        getattr(backend, op)(rule, params, grads, *others, **options, **named)
+    except _REFUSALS:
+        return False
+    increment_version(params)
+    return True
 
 
 def _fits(x: Tensor, shape: Sequence[int], dim: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from .arguments import check_flags, check_integers, check_lists, check_numbers
 from .eager import are_plain, is_plain_here
+from .eager import optimizer_step as step_unchecked
 from .ops import optimizer as ops
+from .ops.optimizer_checks import check_options
 from .rules import RULES, check_rounding, check_rule
 
 _is_cpu = attrgetter("is_cpu")
@@ -64,26 +66,13 @@ def optimizer_step_8bit(
         TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
     check_lists(Tensor, codes=codes, absmax=absmax, code_maps=code_maps)
-    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
-    check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
-    check_flags(decoupled=decoupled, maximize=maximize)
-    plain = _is_plain(params, grads, codes, absmax, code_maps, corrections)
-    call = ops.step_8bit if plain else ops.optimizer_step_8bit
-    call(
-        rule,
-        params,
-        grads,
-        codes,
-        absmax,
-        code_maps,
-        steps,
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        **options,
-    )
+    numbers = {"lr": lr, "weight_decay": weight_decay, "grad_scale": grad_scale}
+    flags = {"decoupled": decoupled, "maximize": maximize}
+    per_param = {"corrections": corrections, "seeds": seeds}
+    _check(rule, params, grads, steps, numbers, flags, rounding, per_param, hyper)
+    states = (codes, absmax, code_maps)
+    common = {**numbers, **flags, "rounding": rounding, **per_param}
+    _step("optimizer_step_8bit", rule, params, grads, states, steps, common, hyper)
 
 
 def optimizer_step_32bit(
@@ -130,28 +119,65 @@ def optimizer_step_32bit(
         TypeError, ValueError: A list, tensor or number does not fit; nothing is changed then.
     """
     check_lists(Tensor, states=states)
-    options = _options(rule, params, grads, steps, rounding, corrections, seeds, hyper)
-    check_numbers(lr=lr, weight_decay=weight_decay, grad_scale=grad_scale)
-    check_flags(decoupled=decoupled, maximize=maximize)
-    plain = _is_plain(params, grads, states, corrections)
-    call = ops.step_32bit if plain else ops.optimizer_step_32bit
-    call(
-        rule,
-        params,
-        grads,
-        states,
-        steps,
-        lr=lr,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        **options,
-    )
+    numbers = {"lr": lr, "weight_decay": weight_decay, "grad_scale": grad_scale}
+    flags = {"decoupled": decoupled, "maximize": maximize}
+    per_param = {"corrections": corrections, "seeds": seeds}
+    _check(rule, params, grads, steps, numbers, flags, rounding, per_param, hyper)
+    common = {**numbers, **flags, "rounding": rounding, **per_param}
+    _step("optimizer_step_32bit", rule, params, grads, (states,), steps, common, hyper)
+
+
+def _check(
+    rule: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    steps: Sequence[int],
+    numbers: Mapping[str, object],
+    flags: Mapping[str, object],
+    rounding: str,
+    per_param: Mapping[str, Sequence[Any]],
+    hyper: Mapping[str, float],
+) -> None:
+    """Check Python types, and that the hyperparameters are those of the rule."""
+    check_rule(rule)
+    check_rounding(rounding)
+    check_lists(Tensor, params=params, grads=grads, corrections=per_param["corrections"])
+    check_integers(steps=steps, seeds=per_param["seeds"])
+    names = RULES[rule].hyper
+    for name in hyper:
+        if name not in names:
+            raise TypeError(f"rule {rule!r} takes no {name}; its hyperparameters: {names}")
+    for name in names:
+        if name not in hyper:
+            raise TypeError(f"{name} must be given for rule {rule!r}")
+    check_numbers(**hyper, **numbers)
+    check_flags(**flags)
+
+
+def _step(
+    op: str,
+    rule: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: tuple[Sequence[Tensor], ...],
+    steps: Sequence[int],
+    common: dict[str, Any],
+    hyper: Mapping[str, float],
+) -> None:
+    """Call an op; in plain eager mode, what the dispatcher, slow with lists, would call."""
+    ordered = [float(hyper[name]) for name in RULES[rule].hyper]
+    operands = (*states, steps)
+    plain = _is_plain(params, grads, *states, common["corrections"])
+    if plain:
+        check_options(RULES[rule], {**common, "hyper": ordered})
+        if step_unchecked(op, rule, params, grads, operands, common, ordered):
+            return
+    call = (_KERNELS if plain else _OPS)[op]
+    call(rule, params, grads, *operands, **common, hyper=ordered)
 
 
 def _is_plain(params: Sequence[Tensor], *others: Sequence[Tensor]) -> bool:
-    """Return whether the dispatcher, slow with lists of tensors, would just call the kernel."""
+    """Return whether the dispatcher would just call the kernel."""
     return (
         not torch.is_grad_enabled()
         and is_plain_here()
@@ -160,28 +186,11 @@ def _is_plain(params: Sequence[Tensor], *others: Sequence[Tensor]) -> bool:
     )
 
 
-def _options(
-    rule: str,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    steps: Sequence[int],
-    rounding: str,
-    corrections: Sequence[Tensor],
-    seeds: Sequence[int],
-    hyper: dict[str, float],
-) -> dict[str, Any]:
-    """Check Python types; return the last four arguments as the ops take them."""
-    check_rule(rule)
-    check_rounding(rounding)
-    check_lists(Tensor, params=params, grads=grads, corrections=corrections)
-    check_integers(steps=steps, seeds=seeds)
-    names = RULES[rule].hyper
-    for name in hyper:
-        if name not in names:
-            raise TypeError(f"rule {rule!r} takes no {name}; its hyperparameters: {names}")
-    for name in names:
-        if name not in hyper:
-            raise TypeError(f"{name} must be given for rule {rule!r}")
-    check_numbers(**hyper)
-    ordered = [float(hyper[name]) for name in names]
-    return {"rounding": rounding, "corrections": corrections, "seeds": seeds, "hyper": ordered}
+_OPS: dict[str, Callable[..., None]] = {
+    "optimizer_step_8bit": ops.optimizer_step_8bit,
+    "optimizer_step_32bit": ops.optimizer_step_32bit,
+}
+_KERNELS: dict[str, Callable[..., None]] = {
+    "optimizer_step_8bit": ops.step_8bit,
+    "optimizer_step_32bit": ops.step_32bit,
+}

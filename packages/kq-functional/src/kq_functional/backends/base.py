@@ -336,6 +336,17 @@ class Backend:
         """Compute out [M, K] = grad [M, N] W, with W [N, K] as in `int8_linear`."""
         raise NotImplementedError
 
+    checks_steps = False
+    """Whether the optimizer steps look at what they are given themselves.
+
+    Then `TypeError`, `ValueError` or `RuntimeError` from them means that nothing was changed, and
+    they raise one for lists of wrong lengths; tensors that are not contiguous, not on the device
+    or of another dtype or number of elements than wanted; a code map that is no codebook; and a
+    step number below 1. Calls in plain eager mode then come
+    without the checks of the op, which for hundreds of small parameters take long; what is refused
+    goes through the op, which makes it right or raises the error that its caller sees.
+    """
+
     def optimizer_step_8bit(
         self,
         rule: str,

@@ -312,6 +312,8 @@ class NativeBackend(NativeInt8):
             row_stride,
         )
 
+    checks_steps = True
+
     def optimizer_step_8bit(
         self,
         rule: str,

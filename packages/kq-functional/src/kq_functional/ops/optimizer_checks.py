@@ -30,7 +30,7 @@ def check_call(
 ) -> None:
     """Raise unless all but the states fits."""
     check_rule(rule)
-    _check_options(RULES[rule], options)
+    check_options(RULES[rule], options)
     for name, items in (("grads", grads), ("steps", steps)):
         if len(items) != len(params):
             raise ValueError(
@@ -58,7 +58,8 @@ def _refuse_grads(params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
             )
 
 
-def _check_options(rule: Rule, options: Mapping[str, Any]) -> None:
+def check_options(rule: Rule, options: Mapping[str, Any]) -> None:
+    """Raise unless all numbers and flags of the options are in the ranges of the rule."""
     for name in ("lr", "weight_decay"):
         if not math.isfinite(options[name]):
             raise ValueError(f"{name} must be finite, got {options[name]}")
