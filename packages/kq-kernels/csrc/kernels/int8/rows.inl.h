@@ -21,23 +21,33 @@ template <class Whole, class Rest>
 
 // The largest magnitude below the threshold, as bits; marks the columns of the others. A NaN is no outlier.
 template <class T>
-static uint32_t absmax_without_outliers(const T* x, int64_t cols, uint32_t threshold, uint8_t* outliers) {
+static uint32_t mark_outliers(const T* x, int64_t count, uint32_t threshold, uint8_t* outliers) {
     uint32_t largest = 0;
-    for (int64_t begin = 0; begin < cols; begin += kStretch) {
-        const int64_t count = cols - begin < kStretch ? cols - begin : kStretch;
-        float values[kStretch];
-        for_vectors(
-            count, [&](int64_t i) { store(values + i, load(x + begin + i)); },
-            [&](int64_t i, int n) { store_n(values + i, load_n(x + begin + i, n), n); });
-        for (int64_t i = 0; i < count; ++i) {
-            const uint32_t magnitude = bits_of(values[i]) & 0x7fffffffu;
-            const bool outlier = magnitude >= threshold && magnitude <= kInfinityBits;
-            outliers[begin + i] |= outlier;
-            const uint32_t kept = outlier ? 0 : magnitude;
-            largest = kept > largest ? kept : largest;
-        }
+    float values[kStretch];
+    for_vectors(
+        count, [&](int64_t i) { store(values + i, load(x + i)); },
+        [&](int64_t i, int n) { store_n(values + i, load_n(x + i, n), n); });
+    for (int64_t i = 0; i < count; ++i) {
+        const uint32_t magnitude = bits_of(values[i]) & 0x7fffffffu;
+        const bool outlier = magnitude >= threshold && magnitude <= kInfinityBits;
+        outliers[i] |= outlier;
+        const uint32_t kept = outlier ? 0 : magnitude;
+        largest = kept > largest ? kept : largest;
     }
     return largest;
+}
+
+// The same of a row, in most of which there are none.
+template <class T>
+static float absmax_without_outliers(const T* x, int64_t cols, uint32_t threshold, uint8_t* outliers) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < cols; i += kStretch) {
+        const int64_t count = cols - i < kStretch ? cols - i : kStretch;
+        uint32_t found = bits_of(block_absmax(x + i, count));
+        if (found >= threshold) found = mark_outliers(x + i, count, threshold, outliers + i);
+        largest = found > largest ? found : largest;
+    }
+    return absmax_from_bits(largest);
 }
 
 void int8_absmax(const Int8RowsArgs& a, int64_t row_begin, int64_t row_end, uint8_t* outliers) {
@@ -46,11 +56,8 @@ void int8_absmax(const Int8RowsArgs& a, int64_t row_begin, int64_t row_end, uint
         const uint32_t threshold = bits_of(a.threshold);
         for (int64_t row = row_begin; row < row_end; ++row) {
             const T* x = static_cast<const T*>(a.x) + row * a.row_stride;
-            float absmax = block_absmax(x, a.cols);
-            if (outliers != nullptr && bits_of(absmax) >= threshold) {
-                absmax = absmax_from_bits(absmax_without_outliers(x, a.cols, threshold, outliers));
-            }
-            a.absmax[row] = absmax;
+            a.absmax[row] = outliers == nullptr ? block_absmax(x, a.cols)
+                                                : absmax_without_outliers(x, a.cols, threshold, outliers);
         }
     });
 }
