@@ -238,12 +238,13 @@ def amx_model(session: nox.Session) -> None:
         external=True,
     )
     # All other operations are those of AVX-512 or VNNI.
-    session.run(
-        *(command, "run", "--backend", "native", "--profile", "core", "-j", "2"),
-        *("--select", "linear_4bit*bfloat16*"),
-        env=clean | {"KQ_CPU_ISA": "amx"},
-        external=True,
-    )
+    for cases in ("linear_4bit*bfloat16*", "int8_linear*"):
+        session.run(
+            *(command, "run", "--backend", "native", "--profile", "core", "-j", "2"),
+            *("--select", cases),
+            env=clean | {"KQ_CPU_ISA": "amx"},
+            external=True,
+        )
     shutil.rmtree(environment)
 
 

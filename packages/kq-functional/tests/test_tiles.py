@@ -1,4 +1,4 @@
-"""Tiles (AMX) are one state per thread that torch's products in bfloat16 use, too."""
+"""Tiles (AMX) are one state per thread that torch's products use, too."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Work:
         self.x = torch.randn(rows, k, generator=generator).bfloat16()
         self.grad = torch.randn(rows, n, generator=generator).bfloat16()
         self.packed, self.state = kq.quantize_4bit(weight, quant_type="nf4")
+        self.codes, self.absmax, _ = kq.int8_vectorwise_quant(weight)
         self.dense = kq.dequantize_4bit(self.packed, self.state)
 
     def ours(self) -> tuple[torch.Tensor, ...]:
@@ -42,6 +43,9 @@ class Work:
         y.backward(self.grad)
         assert x.grad is not None
         return y.detach(), x.grad
+
+    def ours_in_int8(self) -> tuple[torch.Tensor]:
+        return (kq.int8_linear(self.x, self.codes, self.absmax),)
 
     def torchs(self) -> tuple[torch.Tensor, ...]:
         return torch.nn.functional.linear(self.x, self.dense), self.grad @ self.dense
@@ -55,8 +59,8 @@ class Work:
 @pytest.mark.usefixtures("amx")
 def test_alternating_with_torch_changes_neither() -> None:
     works = [Work(seed) for seed in range(THREADS)]
-    expected = [(work.ours(), work.torchs()) for work in works]
-    for work, (ours, torchs) in zip(works, expected, strict=True):
+    expected = [(work.ours(), work.torchs(), work.ours_in_int8()) for work in works]
+    for work, (ours, torchs, _) in zip(works, expected, strict=True):
         terms = sum(work.dense.shape)  # at least as many as a sum of either product has
         for got, wanted, size in zip(ours, torchs, work.magnitudes(), strict=True):
             # A rounding to bfloat16 each, and float32 sums: Higham, ASNA, section 4.2.
@@ -64,11 +68,13 @@ def test_alternating_with_torch_changes_neither() -> None:
             assert torch.all((got.float() - wanted.float()).abs() <= error)
 
     def alternate(index: int) -> int:
-        work, (ours, torchs) = works[index], expected[index]
+        work = works[index]
         wrong = 0
         for _ in range(ROUNDS):
-            for got, wanted in ((work.ours(), ours), (work.torchs(), torchs)):
-                wrong += not all(map(torch.equal, got, wanted))
+            for call, wanted in zip(
+                (work.ours, work.torchs, work.ours_in_int8), expected[index], strict=True
+            ):
+                wrong += not all(map(torch.equal, call(), wanted))
         return wrong
 
     with ThreadPoolExecutor(THREADS) as pool:

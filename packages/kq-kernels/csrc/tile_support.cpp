@@ -23,7 +23,7 @@ bool permitted() {
 // The compiler's library asks, too, whether the operating system saves the registers.
 bool has_tiles() {
     return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-           __builtin_cpu_supports("avx512bf16");
+           __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512bf16");
 }
 
 bool permitted() {

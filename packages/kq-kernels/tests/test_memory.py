@@ -158,13 +158,13 @@ def exercise_int8(side: str) -> None:
         return guarded(rng.integers(-128, 128, shape, dtype=np.int8))
 
     for dtype in (np.float32, np.float16):
-        for n, k in [(1, 1), (3, 31), (33, 130), (2, 257), (20, 64)]:
+        for n, k in [(1, 1), (3, 31), (33, 130), (2, 257), (20, 64), (32, 130)]:
             weight, absmax = codes(n, k), guarded(np.ones(n, np.float32))
             kq_kernels.int8_vectorwise_dequant(
                 weight, absmax, guarded(np.ones((n, k), dtype)), n, k
             )
             bias = guarded(np.ones(n, dtype))
-            for m, gap in [(1, 0), (3, 7), (20, 0), (40, 7)]:
+            for m, gap in [(1, 0), (3, 7), (20, 0), (40, 7), (70, 0)]:
                 apart, size = k + gap, (m - 1) * (k + gap) + k
                 x = guarded(3 * rng.standard_normal(size).astype(dtype))
                 y, sums = guarded(np.ones((m, n), dtype)), guarded(np.ones((m, n), np.int32))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import bfloat16
+import int8_definition
 import kernel_definition as definition
 import numpy as np
 import pytest
@@ -93,6 +94,73 @@ def test_subnormal_numbers_count_as_zero(operands) -> None:
     assert not run(kq_kernels.linear_4bit, tiny, codes, absmax, len(codes), None).any()
     scales = np.full_like(absmax, np.float32(2.0**-127))
     assert not run(kq_kernels.linear_4bit, x, codes, scales, len(codes), None).any()
+
+
+# Rows of x around tiles and panels, and around the most that are multiplied with W in place, 64.
+INT8_ROWS = [7, 16, 17, 32, 33, 64, 65, 97]
+# out, in: around tiles (16 x 64), units (32), what is finished together (128), blocks (256 x 1024)
+INT8_WEIGHTS = [
+    (1, 1), (15, 63), (16, 64), (17, 65), (31, 128), (32, 127), (33, 192), (64, 1024), (65, 1023),
+    (96, 2111), (129, 200), (255, 64), (257, 65), (300, 1025),
+]  # fmt: skip
+
+
+def int8_product(a: np.ndarray, b: np.ndarray, **options) -> np.ndarray:
+    out = np.full((len(a), len(b)), 7, np.int32)
+    with kq_kernels.use_isa("amx"):
+        kq_kernels.int8_linear_matmul(a, b, out, len(a), len(b), a.shape[1], **options)
+    return out
+
+
+@pytest.mark.parametrize("m", INT8_ROWS)
+@pytest.mark.parametrize(("n", "k"), INT8_WEIGHTS)
+def test_int8_sums_are_exact(m, n, k) -> None:
+    rng = np.random.default_rng(m * n + k)
+    a, b = (rng.integers(-128, 128, (size, k), dtype=np.int8) for size in (m, n))
+    for threads in (1, 3):
+        got = int8_product(a, b, threads=threads)
+        np.testing.assert_array_equal(got, int8_definition.matmul(a, b))
+
+
+@pytest.mark.parametrize("m", [40, 70])
+def test_each_int8_product_of_a_tile_counts_once(m) -> None:
+    """Column r of x meets column r of W, and nothing else."""
+    k = 128
+    a = np.zeros((m, k), np.int8)
+    for row in range(m):
+        a[row, (7 * row) % k] = -128 + row
+    b = np.arange(64 * k, dtype=np.int64).reshape(64, k).astype(np.int8)
+    columns = 7 * np.arange(m) % k
+    expected = (np.arange(m)[:, None] - 128) * b.T[columns].astype(np.int32)
+    np.testing.assert_array_equal(int8_product(a, b), expected)
+
+
+@pytest.mark.parametrize("m", [40, 70])
+@pytest.mark.parametrize("codes", [(-128, -128), (127, 127), (-127, 127), (127, -128)])
+def test_the_longest_int8_sums_wrap_around(m, codes) -> None:
+    k = 2**17
+    a, b = (np.full((size, k), code, np.int8) for size, code in zip((m, 33), codes, strict=True))
+    expected = np.int64(k * codes[0] * codes[1]).astype(np.int32)
+    assert (int8_product(a, b) == expected).all()
+
+
+@pytest.mark.parametrize("m", [7, 40, 70, 130])
+@pytest.mark.parametrize(("n", "k"), [(33, 130), (300, 1100)])
+def test_int8_results_are_those_with_vnni(m, n, k) -> None:
+    """Sums are exact, and all else is the same arithmetic."""
+    rng = np.random.default_rng(m + n)
+    x = (3 * rng.standard_normal((m, k))).astype(np.float16)
+    weight = rng.integers(-127, 128, (n, k), dtype=np.int8)
+    absmax, bias = rng.random(n).astype(np.float32), rng.standard_normal(n).astype(np.float16)
+    for threshold in (0.0, 9.0):
+        results = []
+        for name, threads in (("vnni", 1), ("amx", 1), ("amx", 3)):
+            out = np.full((m, n), np.nan, np.float16)
+            with kq_kernels.use_isa(name):
+                kq_kernels.int8_linear(x, weight, absmax, bias, out, m, n, k, threshold, threads)
+            results.append(out)
+        np.testing.assert_array_equal(results[1], results[0])
+        np.testing.assert_array_equal(results[2], results[0])
 
 
 REFUSED = """

@@ -4,18 +4,15 @@
 
 #include "kernels/kernels.h"
 
-#define KQ_INT8_PRODUCTS                                                                                    \
-    int64_t int8_few_packed(int64_t, int64_t);                                                              \
-    int64_t int8_few_scratch(int64_t, int64_t);                                                             \
-    void int8_few_pack(const Int8PackArgs&);                                                                \
-    void int8_few_multiply(const Int8ProductArgs&, int64_t, int64_t, int32_t*);                             \
-    int64_t int8_many_packed(int64_t, int64_t);                                                             \
-    int64_t int8_many_scratch(int64_t, int64_t);                                                            \
-    void int8_many_pack(const Int8PackArgs&);                                                               \
-    void int8_many_multiply(const Int8ProductArgs&, int64_t, int64_t, int32_t*);                            \
-    constexpr Int8Product kInt8Few = {int8_few_packed, int8_few_scratch, int8_few_pack, int8_few_multiply}; \
-    constexpr Int8Product kInt8Many = {int8_many_packed, int8_many_scratch, int8_many_pack,                 \
-                                       int8_many_multiply};
+// The product of int8 codes `which`, few or many.
+#define KQ_INT8_PRODUCT(which, name)                                                                  \
+    int64_t int8_##which##_packed(int64_t, int64_t);                                                  \
+    int64_t int8_##which##_scratch(int64_t, int64_t);                                                 \
+    void int8_##which##_pack(const Int8PackArgs&);                                                    \
+    void int8_##which##_multiply(const Int8ProductArgs&, int64_t, int64_t, int32_t*);                 \
+    constexpr Int8Product name = {int8_##which##_packed, int8_##which##_scratch, int8_##which##_pack, \
+                                  int8_##which##_multiply};
+#define KQ_INT8_PRODUCTS KQ_INT8_PRODUCT(few, kInt8Few) KQ_INT8_PRODUCT(many, kInt8Many)
 
 #define KQ_KERNEL_TABLE(isa, few_rows_limit, int8_few_rows_limit)                                      \
     namespace kq::isa {                                                                                \

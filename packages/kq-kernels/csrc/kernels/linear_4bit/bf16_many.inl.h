@@ -11,7 +11,7 @@
 
 #include "kernels/linear_4bit/bf16_decode.inl.h"
 #include "kernels/linear_4bit/bf16_pack.inl.h"
-#include "kernels/linear_4bit/bf16_product.inl.h"
+#include "kernels/tiles/product.inl.h"
 #include "kernels/write.inl.h"
 
 namespace kq::amx {
@@ -40,6 +40,19 @@ int64_t many_bf16_scratch(int64_t m) { return kBlockFloats + kBlockOutputs * row
 
 void many_bf16_pack(const PackArgs& a, int64_t begin, int64_t end) { pack_tiles(a, begin, end); }
 
+// Weights are A (forward) or B (backward).
+template <bool TRANSPOSED>
+struct Bf16Factors {
+    template <int C, int WEIGHT, int INPUT>
+    static void multiply() {
+        if constexpr (TRANSPOSED) {
+            tile::multiply_bf16<C, INPUT, WEIGHT>();
+        } else {
+            tile::multiply_bf16<C, WEIGHT, INPUT>();
+        }
+    }
+};
+
 // Sums of `count` outputs from i0 on and the rows of x from `row` on, to memory.
 template <bool TRANSPOSED>
 static void write_unit(const Linear4ManyArgs& a, const float* c, int64_t xtiles, int64_t i0, int64_t count,
@@ -50,7 +63,7 @@ static void write_unit(const Linear4ManyArgs& a, const float* c, int64_t xtiles,
         const int64_t outputs = count - side * kSide;
         const bf16* added = bias == nullptr ? nullptr : bias + side * kSide;
         for (int64_t tile = 0; tile < xtiles; ++tile) {
-            const float* sums = c + (side * xtiles + tile) * kSums;
+            const float* sums = c + (side * xtiles + tile) * kTileWords;
             avx512::i32 rows[kSide];
             for (int64_t i = 0; i < kSide; ++i) rows[i] = avx512::as_bits(avx512::load(sums + i * kSide));
             if (!TRANSPOSED) avx512::transpose(rows);
@@ -85,12 +98,11 @@ static void multiply_block(const Linear4ManyArgs& a, int64_t begin, int64_t end,
         }
         for (int64_t p = 0; p < panels(a.m); ++p) {
             const Panel panel(a.m, tiles, p);
-            const uint16_t* inputs = x + panel.offset + r / kTileDepth * panel.tiles * kTile;
-            const auto multiply =
-                panel.tiles == 2 ? multiply_unit<TRANSPOSED, 2> : multiply_unit<TRANSPOSED, 1>;
+            const uint16_t* inputs = x + (panel.offset + r / kTileDepth * panel.tiles) * kTile;
             for (int64_t i = begin; i < end; i += kUnit) {
-                float* c = sums + (i - begin) * row_tiles(a.m) * kSide + p * 4 * kSums;
-                multiply(unit_weights(i), inputs, steps, r > 0, c);
+                float* c = sums + (i - begin) * row_tiles(a.m) * kSide + p * 4 * kTileWords;
+                multiply_unit<Bf16Factors<TRANSPOSED>>(packed_weights(unit_weights(i)), inputs, panel.tiles,
+                                                       steps, r > 0, c);
                 if (last) {
                     const int64_t count = end - i < kUnit ? end - i : kUnit;
                     write_unit<TRANSPOSED>(a, c, panel.tiles, i, count, p * kUnit);

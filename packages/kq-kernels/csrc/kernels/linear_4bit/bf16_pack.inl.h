@@ -35,7 +35,7 @@ static inline void pack_tiles(const PackArgs& a, int64_t begin, int64_t end) {
         const Panel panel(a.m, depth, tile / 2);
         const uint16_t* x = static_cast<const uint16_t*>(a.x) + tile * kSide * a.row_stride;
         const int64_t count = a.m - tile * kSide;
-        uint16_t* column = packed + panel.offset + tile % 2 * kTile;
+        uint16_t* column = packed + (panel.offset + tile % 2) * kTile;
         for (int64_t k = begin; k < stop; k += kTileDepth) {
             avx512::i32 rows[kSide];
             for (int64_t i = 0; i < kSide; ++i) {

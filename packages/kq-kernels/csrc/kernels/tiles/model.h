@@ -1,6 +1,6 @@
 // A model of the tiles, after the operation sections of the Intel 64 and IA-32 Architectures Software
-// Developer's Manual (LDTILECFG, TILELOADD, TDPBF16PS, VCVTNE2PS2BF16). What the processor answers with a
-// fault ends the process here, too.
+// Developer's Manual (LDTILECFG, TILELOADD, TDPBF16PS, TDPBSSD, VCVTNE2PS2BF16). What the processor answers
+// with a fault ends the process here, too.
 #pragma once
 
 #include <cmath>
@@ -75,29 +75,65 @@ static inline float half(uint32_t pair, int which) {
     return float_from_bits(which == 0 ? pair << 16 : pair & 0xffff0000u);
 }
 
+constexpr int kWords = kRowBytes / 4;  // of a row
+
+// Of a product, in words: rows of A, words of a row of A, words of a row of B.
+struct Shape {
+    int rows, depth, columns;
+};
+
 template <int C, int A, int B>
-static inline void multiply() {
+static inline Shape shape_of_product() {
     require_shape(C);
     require_shape(A);
     require_shape(B);
     const Config& config = registers.config;
-    constexpr int kPairs = kRowBytes / 4;
-    const int rows = config.rows[A], depth = config.row_bytes[A] / 4, columns = config.row_bytes[B] / 4;
-    require(config.rows[C] == rows && config.rows[B] == depth && config.row_bytes[C] == 4 * columns);
-    for (int m = 0; m < rows; ++m) {
+    const Shape shape{config.rows[A], config.row_bytes[A] / 4, config.row_bytes[B] / 4};
+    require(config.rows[C] == shape.rows && config.rows[B] == shape.depth);
+    require(config.row_bytes[C] == 4 * shape.columns);
+    return shape;
+}
+
+template <int C, int A, int B>
+static inline void multiply_bf16() {
+    const Shape shape = shape_of_product<C, A, B>();
+    for (int m = 0; m < shape.rows; ++m) {
         // Even and odd terms have sums of their own, which are added to C at the end.
-        float even[kPairs] = {}, odd[kPairs] = {}, sums[kPairs];
-        for (int k = 0; k < depth; ++k) {
-            uint32_t a, b[kPairs];
+        float even[kWords] = {}, odd[kWords] = {}, sums[kWords];
+        for (int k = 0; k < shape.depth; ++k) {
+            uint32_t a, b[kWords];
             std::memcpy(&a, registers.bytes[A][m] + 4 * k, sizeof a);
             std::memcpy(b, registers.bytes[B][k], sizeof b);
-            for (int n = 0; n < kPairs; ++n) {
+            for (int n = 0; n < kWords; ++n) {
                 even[n] = add_product(half(a, 0), half(b[n], 0), even[n]);
                 odd[n] = add_product(half(a, 1), half(b[n], 1), odd[n]);
             }
         }
         std::memcpy(sums, registers.bytes[C][m], sizeof sums);
-        for (int n = 0; n < columns; ++n) sums[n] = add(sums[n], add(even[n], odd[n]));
+        for (int n = 0; n < shape.columns; ++n) sums[n] = add(sums[n], add(even[n], odd[n]));
+        std::memcpy(registers.bytes[C][m], sums, sizeof sums);
+    }
+}
+
+// Byte i of a word.
+static inline int32_t signed_byte(uint32_t word, int i) { return static_cast<int8_t>(word >> 8 * i & 0xff); }
+
+template <int C, int A, int B>
+static inline void multiply_int8() {
+    const Shape shape = shape_of_product<C, A, B>();
+    for (int m = 0; m < shape.rows; ++m) {
+        uint32_t sums[kWords];
+        std::memcpy(sums, registers.bytes[C][m], sizeof sums);
+        for (int k = 0; k < shape.depth; ++k) {
+            uint32_t a, b[kWords];
+            std::memcpy(&a, registers.bytes[A][m] + 4 * k, sizeof a);
+            std::memcpy(b, registers.bytes[B][k], sizeof b);
+            for (int n = 0; n < shape.columns; ++n) {
+                for (int i = 0; i < 4; ++i) {
+                    sums[n] += static_cast<uint32_t>(signed_byte(a, i) * signed_byte(b[n], i));
+                }
+            }
+        }
         std::memcpy(registers.bytes[C][m], sums, sizeof sums);
     }
 }

@@ -7,11 +7,14 @@
 //   zero<T>()
 //   load<T>(p, stride)  rows from memory; `stride` is the distance of rows in bytes
 //   store<T>(p, stride)
-//   multiply<C, A, B>() C[m, n] += the sum over k of A[m, k] * B[k, n], bfloat16 into float32. Rows of B are
+//   multiply_bf16<C, A, B>()
+//                       C[m, n] += the sum over k of A[m, k] * B[k, n], bfloat16 into float32. Rows of B are
 //                       stored in pairs: row p of the register holds B[2p, n], B[2p + 1, n] for n = 0, 1, ...
+//   multiply_int8<C, A, B>()
+//                       the same, signed bytes into int32, which wraps around. Rows of B are stored in fours.
 //   round_pair(a, b)    32 bfloat16 numbers: those of a, then those of b, rounded to nearest, ties to even
 //
-// All arithmetic takes subnormal numbers as zero, of inputs and of results.
+// All arithmetic with bfloat16 takes subnormal numbers as zero, of inputs and of results.
 #pragma once
 
 #include <cstdint>
