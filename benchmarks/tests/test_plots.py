@@ -27,7 +27,7 @@ def test_time_is_drawn_against_the_rows_with_both_roofs() -> None:
     assert lines == {
         "kq avx2": [1, 1, 4, 4, 16, 16],
         "torch": [1, 2, 4, 8, 16, 32],
-        "reading the 4-bit weight": [1, 1, 4, 1, 16, 1],
+        "reading the quantized weight": [1, 1, 4, 1, 16, 1],
         "arithmetic of torch's matmul": [1, 1, 4, 4, 16, 16],
     }
 
