@@ -181,7 +181,8 @@ def _recode(state: dict[str, Tensor], number: int, before: bool, after: bool) ->
     """Replaces codes and scales for one dynamic map by those for the other, where they differ."""
     if before == after:
         return
-    codes, scales = state[f"state{number}"], state[f"absmax{number}"]
+    codes = state[f"state{number}"]
+    scales = state[f"absmax{number}"].to(codes.device)  # of paged state, codes alone may be away
     if scales.shape != (-(-codes.numel() // _BLOCKSIZE),):
         raise ValueError(f"absmax of {codes.numel()} codes has the shape {list(scales.shape)}")
     decoded = code_map(before, codes.device)[codes.flatten().int()]

@@ -72,10 +72,6 @@ class Layout(NamedTuple):
         seed = {"seed": scalar} if self.rounding == "stochastic" else {}
         return {"step": scalar, "format": header, **seed}
 
-    def check_device(self, device: torch.device) -> None:
-        """Raises NotImplementedError unless state can be kept for a parameter on `device`."""
-        self.placement.check_device(device)
-
     def settle(self, state: dict[str, Tensor]) -> None:
         """Moves tensors to where the placement keeps them."""
         for name in state.keys() - self.scalars().keys():
@@ -102,12 +98,16 @@ class Layout(NamedTuple):
 
 
 def layout_for(param: Tensor, update: Update, options: Mapping[str, Any]) -> Layout:
-    """The layout that a parameter's options ask for."""
+    """The layout that a parameter's options ask for.
+
+    Raises:
+        NotImplementedError: if the placement cannot serve the parameter's device.
+    """
     return Layout(
         update.name,
         codec_for(update.rule, param.numel(), options),
         rounding_for(param.dtype, options),
-        placement_for(options),
+        placement_for(options, param.device),
     )
 
 

@@ -25,6 +25,7 @@ from kq_optim.options import (
     State,
 )
 from kq_optim.parameters import check_parameter, describe_param, options_of
+from kq_optim.placement import placement_for
 from kq_optim.rules import Update
 from kq_optim.signatures import check_names, spelled_out
 from kq_optim.work import collect_work, prepare_states, take_step
@@ -50,7 +51,8 @@ class Optimizer(torch.optim.Optimizer):
         state: "32bit", or "8bit": about one byte for each value of state.
         min_8bit_size: parameters with fewer elements keep 32-bit state.
         placement: where state is kept: "resident", the memory of the parameter's device; or
-            "paged", files that the operating system pages in and out (CPU only).
+            "paged": for a parameter on the CPU, files that the operating system pages in and out;
+            for one on CUDA, memory of the host, see `synchronize`.
         paged_directory: an existing directory for these files, which should be on a disk; None
             for the system's temporary directory.
         rounding: how bfloat16 parameters are stored: "nearest"; "stochastic", up or down at
@@ -90,6 +92,11 @@ class Optimizer(torch.optim.Optimizer):
             defaults["paged_directory"] = os.fspath(defaults["paged_directory"])
         super().__init__(params, defaults)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Waits for the state that is copied or pickled."""
+        self.synchronize()
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copies and unpickled optimizers keep their state where their options say."""
         super().__setstate__(state)
@@ -117,8 +124,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             TypeError: for a trainable parameter that is not float32, bfloat16 or float16.
             ValueError: for an option out of range.
-            NotImplementedError: for placement="paged" and a parameter that is not on the CPU.
-                The optimizer is unchanged after an error.
+            NotImplementedError: for placement="paged" and a parameter that is neither on the CPU
+                nor on CUDA. The optimizer is unchanged after an error.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -129,7 +136,7 @@ class Optimizer(torch.optim.Optimizer):
             for index, param in enumerate(group["params"]):
                 if param.requires_grad:
                     check_parameter(group, index)
-                    self._layout(param, group).check_device(param.device)
+                    self._layout(param, group)  # refuses what cannot be kept as asked
         except (TypeError, ValueError, NotImplementedError):
             self.param_groups.pop()
             raise
@@ -148,6 +155,7 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: for an unknown option.
             ValueError: for a value out of range, a target that this optimizer does not hold, or a
                 change of how state is stored after the parameter's first step.
+            NotImplementedError: as in `add_param_group`.
         """
         for name, value in options.items():
             if name not in self.option_names:
@@ -169,8 +177,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"override of {stored[0]} must come before the first step, "
                     f"but {describe_param(group, index)} has state already"
                 )
-            changed = {**options_of(group, index), **options}
-            self._layout(param, changed).check_device(param.device)
+            self._layout(param, {**options_of(group, index), **options})
         for group, index, _ in places:
             group.setdefault("overrides", {}).setdefault(index, {}).update(options)
 
@@ -200,6 +207,27 @@ class Optimizer(torch.optim.Optimizer):
         for work, kept in zip(all_work, states, strict=True):
             take_step(work, kept)
         return loss
+
+    def synchronize(self) -> None:
+        """Waits until the state of all steps so far can be read from `state`.
+
+        Paged state of a parameter on a device is in memory of the host, and a step returns before
+        it is back there. `state_dict`, and so every checkpoint, and copies of the optimizer call
+        this themselves; in between, who looks at `state` must.
+        """
+        placements = {
+            placement_for(options_of(group, index), param.device)
+            for group in self.param_groups
+            for index, param in enumerate(group["params"])
+            if self.state.get(param)
+        }
+        for placement in placements:
+            placement.synchronize()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `torch.optim.Optimizer.state_dict`; waits for paged state, see `synchronize`."""
+        self.synchronize()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict()` returned, bit for bit.

@@ -32,7 +32,7 @@ _MAPPINGS: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictio
 
 
 class Paged(NamedTuple):
-    """Memory-mapped files of their own for large tensors; CPU only.
+    """Memory-mapped files of their own for large tensors of parameters on the CPU.
 
     Attributes:
         directory: where the files are; None for the system's temporary directory.
@@ -44,10 +44,8 @@ class Paged(NamedTuple):
         """Returns a tensor, in a file if it is large.
 
         Raises:
-            NotImplementedError: if `device` is not the CPU.
             OSError: if the file system has no room for it. Room that is there is reserved.
         """
-        self.check_device(device)
         size = math.prod(shape)
         if size < MIN_PAGED_SIZE:
             return torch.empty(shape, dtype=dtype, device=device)
@@ -55,14 +53,6 @@ class Paged(NamedTuple):
         tensor = torch.frombuffer(mapping, dtype=dtype)  # keeps the mapping alive
         _MAPPINGS[tensor.data_ptr()] = mapping
         return tensor.view(shape)
-
-    def check_device(self, device: torch.device) -> None:
-        """Raises NotImplementedError unless `device` is the CPU."""
-        if device.type != "cpu":
-            raise NotImplementedError(
-                f"placement='paged' is implemented for parameters on the CPU, got one on {device}; "
-                "use placement='resident'"
-            )
 
     def settle(self, tensor: Tensor) -> Tensor:
         """Returns a tensor of the same content, in a file if it is large."""
@@ -74,21 +64,38 @@ class Paged(NamedTuple):
         """Takes tensors out of the process; the system writes what has changed to the files."""
         _advise(tensors, mmap.MADV_DONTNEED)
 
-    def walk(self, states: Sequence[Mapping[str, Tensor]]) -> Iterator[slice]:
+    def synchronize(self) -> None:
+        """Has nothing to wait for."""
+
+    def walk(
+        self, states: Sequence[Mapping[str, Tensor]]
+    ) -> Iterator[tuple[slice, Sequence[Mapping[str, Tensor]]]]:
         """Yields states in portions of about `BATCH_BYTES`, and reads the next one meanwhile."""
-        batches = _batches(states)
-        for number, batch in enumerate(batches):
-            for following in batches[number + 1 : number + 2]:
+        parts = batches(states)
+        for number, batch in enumerate(parts):
+            for following in parts[number + 1 : number + 2]:
                 _advise(_tensors(states[following]), mmap.MADV_WILLNEED)
             # One request instead of a page fault for every 4 KiB: a third of the time.
             _advise(_tensors(states[batch]), _POPULATE_WRITE)
-            yield batch
+            yield batch, states[batch]
             self.release(_tensors(states[batch]))
 
 
 def is_paged(tensor: Tensor) -> bool:
     """Whether a tensor is the memory of a mapped file."""
     return tensor.device.type == "cpu" and tensor.data_ptr() in _MAPPINGS
+
+
+def batches(states: Sequence[Mapping[str, Tensor]]) -> list[slice]:
+    """Portions of states, in order: about `BATCH_BYTES` each, but at least one state."""
+    parts, start, total = [], 0, 0
+    for index, state in enumerate(states):
+        size = sum(tensor.nbytes for tensor in state.values())
+        if total + size > BATCH_BYTES and index > start:
+            parts.append(slice(start, index))
+            start, total = index, 0
+        total += size
+    return [*parts, slice(start, len(states))]
 
 
 def _map_new_file(size: int, directory: str | None) -> mmap.mmap:
@@ -120,17 +127,6 @@ def _reserve(descriptor: int, size: int, directory: str) -> None:
             "choose another paged_directory",
             directory,
         ) from None
-
-
-def _batches(states: Sequence[Mapping[str, Tensor]]) -> list[slice]:
-    batches, start, total = [], 0, 0
-    for index, state in enumerate(states):
-        size = sum(tensor.nbytes for tensor in state.values())
-        if total + size > BATCH_BYTES and index > start:
-            batches.append(slice(start, index))
-            start, total = index, 0
-        total += size
-    return [*batches, slice(start, len(states))]
 
 
 def _tensors(states: Sequence[Mapping[str, Tensor]]) -> Iterator[Tensor]:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kq_optim.offloaded import Offloaded
 from kq_optim.paged import Paged
+from kq_optim.transfers import transfers_for
 
 States = Sequence[Mapping[str, Tensor]]
 
@@ -17,10 +19,7 @@ class Placement(Protocol):
     """Provides the memory of state tensors."""
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Returns a tensor of any content that a step on `device` can read and write."""
-
-    def check_device(self, device: torch.device) -> None:
-        """Raises NotImplementedError unless it can serve parameters on `device`."""
+        """Returns a tensor of any content for the state of a parameter on `device`."""
 
     def settle(self, tensor: Tensor) -> Tensor:
         """Returns a tensor of the same content, in the placement's memory."""
@@ -28,8 +27,11 @@ class Placement(Protocol):
     def release(self, tensors: Iterable[Tensor]) -> None:
         """Says that tensors will not be needed soon."""
 
-    def walk(self, states: States) -> Iterator[slice]:
-        """Yields which states to step together; what is not in use meanwhile may be set aside."""
+    def synchronize(self) -> None:
+        """Waits until the host can read the state that was stepped."""
+
+    def walk(self, states: States) -> Iterator[tuple[slice, States]]:
+        """Yields which states to step together, and as what; the others may be set aside."""
 
 
 class Resident:
@@ -39,9 +41,6 @@ class Resident:
         """Returns an uninitialized tensor on `device`."""
         return torch.empty(shape, dtype=dtype, device=device)
 
-    def check_device(self, device: torch.device) -> None:
-        """Serves any device."""
-
     def settle(self, tensor: Tensor) -> Tensor:
         """Returns the tensor itself."""
         return tensor
@@ -49,16 +48,25 @@ class Resident:
     def release(self, tensors: Iterable[Tensor]) -> None:
         """Keeps everything."""
 
-    def walk(self, states: States) -> Iterator[slice]:
-        """Yields all states at once."""
-        yield slice(0, len(states))
+    def synchronize(self) -> None:
+        """Leaves it to torch, which waits where a tensor of a device is read."""
+
+    def walk(self, states: States) -> Iterator[tuple[slice, States]]:
+        """Yields all states at once, as they are."""
+        yield slice(0, len(states)), states
 
 
 RESIDENT = Resident()
 
 
-def placement_for(options: Mapping[str, Any]) -> Placement:
-    """The placement that a parameter's options ask for."""
-    if options["placement"] == "paged":
+def placement_for(options: Mapping[str, Any], device: torch.device) -> Placement:
+    """The placement that a parameter's options ask for, if it is on `device`.
+
+    Raises:
+        NotImplementedError: if there is none.
+    """
+    if options["placement"] == "resident":
+        return RESIDENT
+    if device.type == "cpu":
         return Paged(options["paged_directory"])
-    return RESIDENT
+    return Offloaded(transfers_for(device))

@@ -52,7 +52,7 @@ def collect_work(
         overrides = group.get("overrides", {})
         min_8bit_size = group["min_8bit_size"]
         # Options are read once for all parameters of a kind: models have hundreds.
-        kinds: dict[tuple[torch.dtype, bool], Work] = {}
+        kinds: dict[tuple[torch.dtype, torch.device, bool], Work] = {}
         for index, param in enumerate(group["params"]):
             grad = param.grad
             if grad is None:
@@ -60,7 +60,7 @@ def collect_work(
             dtype = param.dtype
             if grad.dtype != dtype or grad.layout != strided:
                 check_gradient(group, index)
-            kind = (dtype, param.numel() < min_8bit_size)
+            kind = (dtype, param.device, param.numel() < min_8bit_size)
             work = kinds.get(kind)
             if work is None or index in overrides:
                 check_parameter(group, index)
@@ -106,8 +106,7 @@ def prepare_states(work: Work, states: States) -> list[dict[str, Tensor]]:
 def take_step(work: Work, kept: list[dict[str, Tensor]]) -> None:
     """Steps the parameters, in the portions that their placement asks for."""
     layout = work.layout
-    for part in layout.placement.walk(kept):
-        batch_states = kept[part]
+    for part, batch_states in layout.placement.walk(kept):
         steps = [state["step"] for state in batch_states]
         batch = Batch(
             params=work.params[part],
