@@ -206,11 +206,11 @@ def linear_decoded_int8(x: Tensor, codes: Tensor, absmax: Tensor, y: Tensor) -> 
         absmax: scales of W, float32 [N].
         y: the result, [M, N].
     """
-    rows, columns = sampled_rows(len(x)), sampled_rows(y.shape[1])
-    dtype = dtype_name(x.dtype)
-    forms = bounds.int8_weight_forms(codes[columns].numpy(), float64(absmax[columns]), dtype)
-    product = bounds.Product(float64(x[rows]), [form.transposed for form in forms], None, dtype)
-    return _judged(product.judge(float64(y[rows][:, columns])))
+    columns = sampled_rows(y.shape[1])
+    forms = bounds.int8_weight_forms(
+        codes[columns].numpy(), float64(absmax[columns]), dtype_name(x.dtype)
+    )
+    return _product(x, [form.transposed for form in forms], y[:, columns])
 
 
 def int8_gradient(grad_y: Tensor, codes: Tensor, absmax: Tensor, grad_x: Tensor) -> Verdict:
@@ -222,11 +222,18 @@ def int8_gradient(grad_y: Tensor, codes: Tensor, absmax: Tensor, grad_x: Tensor)
         absmax: scales of W, float32 [N].
         grad_x: the gradient of x, [M, K].
     """
-    rows, columns = sampled_rows(len(grad_y)), sampled_rows(grad_x.shape[1])
-    dtype = dtype_name(grad_y.dtype)
-    forms = bounds.int8_weight_forms(codes[:, columns].numpy(), float64(absmax), dtype)
-    product = bounds.Product(float64(grad_y[rows]), forms, None, dtype)
-    return _judged(product.judge(float64(grad_x[rows][:, columns])))
+    columns = sampled_rows(grad_x.shape[1])
+    forms = bounds.int8_weight_forms(
+        codes[:, columns].numpy(), float64(absmax), dtype_name(grad_y.dtype)
+    )
+    return _product(grad_y, forms, grad_x[:, columns])
+
+
+def _product(x: Tensor, forms: list[bounds.WeightForm], y: Tensor) -> Verdict:
+    """Y = x times one of the forms, on some of the rows."""
+    rows = sampled_rows(len(x))
+    product = bounds.Product(float64(x[rows]), forms, None, dtype_name(x.dtype))
+    return _judged(product.judge(float64(y[rows])))
 
 
 @dataclass(frozen=True)

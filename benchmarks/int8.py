@@ -12,7 +12,7 @@ from benchmarks import checks
 from benchmarks.data import dtype_name, gaussian, nbytes
 from benchmarks.harness import Verdict
 from benchmarks.plan import Plan
-from benchmarks.work import WEIGHT_SCALE
+from benchmarks.work import WEIGHT_SCALE, ForwardBackward
 
 THRESHOLD = 6.0
 OUTLIERS = 0.001  # share of the columns, as in the large models of the paper
@@ -97,20 +97,12 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Int8Training:
-    """Forward and backward of a frozen layer: y = x Wᵀ, then the gradient of x.
-
-    Attributes:
-        linear: x and W.
-        grad: gradient of y, [M, N] in the dtype of x.
-    """
-
-    linear: Int8
-    grad: Tensor
+class Int8Training(ForwardBackward[Int8]):
+    """Forward and backward of a frozen layer in int8, without outliers."""
 
     @classmethod
     def make(cls, M: int, N: int, K: int, dtype: torch.dtype, plan: Plan) -> Int8Training:
-        """Random operands, without outliers."""
+        """Random operands."""
         linear = Int8.make(M, N, K, dtype, 0.0, plan)
         return cls(linear, gaussian(M, len(linear.codes), dtype=dtype))
 
@@ -131,16 +123,3 @@ class Int8Training:
 
     def _gradient(self, grad: Tensor, grad_x: Tensor) -> Verdict:
         return checks.int8_gradient(grad, self.linear.codes, self.linear.absmax, grad_x)
-
-    @property
-    def traffic(self) -> int:
-        """Bytes of the quantized weight, read by forward and by backward."""
-        return 2 * self.linear.traffic
-
-    @property
-    def flops(self) -> int:
-        """Two products of the same size."""
-        return 2 * self.linear.flops
-
-    def __str__(self) -> str:
-        return str(self.linear)

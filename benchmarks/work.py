@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -86,17 +86,50 @@ class Linear:
         return f"M = {len(self.x)}, {self.series}"
 
 
+class Layer(Protocol):
+    """What training asks of a layer's forward product."""
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of the quantized weight."""
+
+    @property
+    def flops(self) -> int:
+        """Operations."""
+
+
+L = TypeVar("L", bound=Layer)
+
+
 @dataclass(frozen=True)
-class Training:
+class ForwardBackward(Generic[L]):
     """Forward and backward of a frozen linear layer: y = x Wᵀ, then the gradient of x.
 
     Attributes:
-        linear: W, and x, which requires a gradient.
+        linear: W and x.
         grad: gradient of y, [M, N] in the dtype of x.
     """
 
-    linear: Linear
+    linear: L
     grad: Tensor
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of the quantized weight, read by forward and by backward."""
+        return 2 * self.linear.traffic
+
+    @property
+    def flops(self) -> int:
+        """Two products of the same size."""
+        return 2 * self.linear.flops
+
+    def __str__(self) -> str:
+        return str(self.linear)
+
+
+@dataclass(frozen=True)
+class Training(ForwardBackward[Linear]):
+    """That of a layer in NF4."""
 
     @classmethod
     def make(cls, M: int, N: int, K: int, dtype: torch.dtype, plan: Plan) -> Training:
@@ -118,19 +151,6 @@ class Training:
         return checks.linear_4bit_training(
             x, self.linear.packed, state.absmax, y, grad, grad_x, state.blocksize
         )
-
-    @property
-    def traffic(self) -> int:
-        """Bytes of the quantized weight, read by forward and by backward."""
-        return 2 * self.linear.traffic
-
-    @property
-    def flops(self) -> int:
-        """Two products of the same size."""
-        return 2 * self.linear.flops
-
-    def __str__(self) -> str:
-        return str(self.linear)
 
 
 @dataclass(frozen=True)
