@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import kq_functional as kq
 from benchmarks.data import dtype_name, sampled_rows
 from benchmarks.harness import Verdict
 from kq_conformance import bounds, reference
@@ -195,6 +196,28 @@ def linear_int8(x: Tensor, codes: Tensor, absmax: Tensor, threshold: float, y: T
         dtype_name(x.dtype),
     )
     return _judged(product.judge(float64(y[rows][:, columns])))
+
+
+def kept_columns(plain: Tensor, x: Tensor, kept: kq.KeptColumns, y: Tensor) -> Verdict:
+    """Y = plain + x Lᵀ for the columns L that are kept, within the roundings of a short sum.
+
+    Args:
+        plain: the result without kept columns, [M, N], judged already.
+        x: [M, K] in the same dtype.
+        kept: the columns and L, [N, J].
+        y: the result, [M, N].
+    """
+    rows = sampled_rows(len(x))
+    chosen, lost = float64(x[rows][:, kept.columns]), float64(kept.lost).T
+    before = float64(plain[rows])
+    exact = before + chosen @ lost
+    # J products and what was there before, added up in the dtype at worst, and rounded once more.
+    unit = torch.finfo(y.dtype).eps / 2
+    roundings = len(kept.columns) + 2
+    size = np.abs(before) + np.abs(chosen) @ np.abs(lost)
+    bound = size * roundings * unit / (1 - roundings * unit)
+    used = np.max(np.abs(float64(y[rows]) - exact) / bound)
+    return Verdict(bool(used <= 1), f"kept columns: error at most {used:.2g} of the bound")
 
 
 def linear_decoded_int8(x: Tensor, codes: Tensor, absmax: Tensor, y: Tensor) -> Verdict:

@@ -75,6 +75,13 @@ class Int8:
         """
         return checks.linear_int8(x, self.codes, self.absmax, self.threshold, y)
 
+    def kept(self) -> kq.KeptColumns:
+        """What rounding might have taken from the columns of the outliers."""
+        columns = (self.x.abs() >= self.threshold).any(0).nonzero().flatten()
+        halves = self.absmax[:, None] / 254
+        lost = halves * gaussian(len(halves), len(columns)).clamp(-1, 1)
+        return kq.KeptColumns(columns, lost.bfloat16())
+
     @property
     def traffic(self) -> int:
         """Bytes of the quantized weight."""

@@ -74,14 +74,33 @@ def _training(
 
 
 def linear_int8(work: Int8, plan: Plan) -> list[Contender]:
-    """`kq_nn.Linear8bitLt`; if the work has outliers, beside it one that takes none for such."""
+    """`kq_nn.Linear8bitLt`; if the work has outliers, beside it what these cost.
+
+    That is one that takes none for such, and one that keeps their columns of the weight.
+    """
     contenders = _each_isa(plan, *_int8(work, plan), work.traffic)
     if work.threshold:
         best = plan.isas[0]
         plain = _int8(replace(work, threshold=0.0), plan)
         prepare = partial(kq_kernels.set_isa, best)
-        contenders.append(Contender(f"threshold 0, {best}", *plain, work.traffic, prepare=prepare))
+        for name, calls in ((f"threshold 0, {best}", plain), (f"kept, {best}", _kept(work, plan))):
+            contenders.append(Contender(name, *calls, work.traffic, prepare=prepare))
     return contenders
+
+
+def _kept(work: Int8, plan: Plan) -> tuple[Callable[[], Tensor], Callable[[], Verdict]]:
+    copies, kept = rotate(work.copy, work.traffic, plan.working_set), work.kept()
+
+    def multiply(kept: kq.KeptColumns | None) -> Tensor:
+        each = next(copies)
+        return kq.int8_linear(work.x, each.codes, each.absmax, None, work.threshold, kept)
+
+    def check() -> Verdict:
+        plain = multiply(None)
+        added = checks.kept_columns(plain, work.x, kept, multiply(kept))
+        return checks.all_of([work.judge_quantized(work.x, plain), added])
+
+    return partial(multiply, kept), check
 
 
 def _int8(work: Int8, plan: Plan) -> tuple[Callable[[], Tensor], Callable[[], Verdict]]:

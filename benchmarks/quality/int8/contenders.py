@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
 import kq_hf
-import kq_nn
+from demo import assets
 from interop.decoded import with_decoded_weights
+from interop.paths import CACHE
+from kq_hf.text import token_rows
 
 THRESHOLD = 6.0
+KEPT = {"frequent columns kept": 0.01, "all columns kept": 0.0}
+"""Columns that held an outlier in at least so large a share of the tokens of another text."""
 
 
 class Contender(NamedTuple):
@@ -29,32 +34,15 @@ class Contender(NamedTuple):
     load: Callable[[Any, Path], nn.Module]
 
 
-class KeptColumns(nn.Module):
-    """An int8 layer that multiplies outlier columns with those of its unquantized weight.
-
-    What accuracy that would bring, at the cost of keeping that weight: there is no such kernel.
-    """
-
-    def __init__(self, layer: kq_nn.Linear8bitLt, weight: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.register_buffer("lost", weight - layer.dequantize())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Adds to the layer's output what the rounding of the outlier columns took from it."""
-        columns = (x.abs() >= self.layer.threshold).flatten(0, -2).any(0)
-        lost: Tensor = self.lost  # type: ignore[assignment]
-        output: Tensor = self.layer(x) + x[..., columns] @ lost[:, columns].T
-        return output
-
-
 def _dense(kind: Any, folder: Path) -> nn.Module:
     model: nn.Module = kind.from_pretrained(folder, dtype=torch.float32)
     return model
 
 
-def _int8(kind: Any, folder: Path, threshold: float) -> nn.Module:
-    config = kq_hf.KqConfig("int8", threshold=threshold)
+def _int8(
+    kind: Any, folder: Path, threshold: float, kept: dict[str, list[int]] | None = None
+) -> nn.Module:
+    config = kq_hf.KqConfig("int8", threshold=threshold, kept_columns=kept)
     model: nn.Module = kind.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
     return model
 
@@ -63,13 +51,15 @@ def _weights_only(kind: Any, folder: Path) -> nn.Module:
     return with_decoded_weights(_int8(kind, folder, 0.0), torch.float32)
 
 
-def _kept(kind: Any, folder: Path) -> nn.Module:
-    model, dense = _int8(kind, folder, THRESHOLD), _dense(kind, folder)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, kq_nn.Linear8bitLt):
-            weight = dense.get_parameter(f"{name}.weight").detach()
-            model.set_submodule(name, KeptColumns(module, weight))
-    return model
+def _kept(kind: Any, folder: Path, share: float) -> nn.Module:
+    layers = kq_hf.outliers(_dense(kind, folder), _calibration(folder), THRESHOLD)  # type: ignore[arg-type]
+    return _int8(kind, folder, THRESHOLD, kq_hf.outlier_columns(layers, share))
+
+
+def _calibration(folder: Path) -> Tensor:
+    """Text on which nothing is measured afterwards."""
+    text = assets.text(assets.wiki_leads(CACHE), assets.TRAINING_LEADS[:200])
+    return token_rows(AutoTokenizer.from_pretrained(folder), text, length=128, limit=2048)
 
 
 def _bitsandbytes(kind: Any, folder: Path) -> nn.Module:
@@ -85,6 +75,9 @@ CONTENDERS = (
     Contender(
         f"kq int8, threshold {THRESHOLD:g}", lambda kind, folder: _int8(kind, folder, THRESHOLD)
     ),
-    Contender(f"kq int8, threshold {THRESHOLD:g}, weight columns kept", _kept),
+    *(
+        Contender(f"kq int8, threshold {THRESHOLD:g}, {name}", partial(_kept, share=share))
+        for name, share in KEPT.items()
+    ),
     Contender(f"bitsandbytes int8, threshold {THRESHOLD:g}", _bitsandbytes),
 )

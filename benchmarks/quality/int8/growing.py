@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-import kq_functional as kq
-from benchmarks.quality.int8.contenders import THRESHOLD, KeptColumns
+from benchmarks.quality.int8.contenders import THRESHOLD
 from kq_nn import Linear8bitLt
 
 FACTORS = (1, 2, 5, 10, 20, 50, 100)
@@ -27,7 +27,7 @@ class Error:
         factor: by which the outlier columns are scaled.
         whole: int8 rows without decomposition.
         decomposed: with the threshold.
-        kept: with it, and with the unquantized weight for outlier columns.
+        kept: with it, and with what rounding took from the outlier columns of the weight.
     """
 
     factor: int
@@ -54,12 +54,14 @@ def _error(factor: int, seeds: int) -> Error:
         x[:, columns] *= factor
         exact = x.double() @ weight.double().T
         size = (ordinary @ weight.double().T).norm()
-        codes, absmax, _ = kq.int8_vectorwise_quant(weight)
-        apart = Linear8bitLt.from_parts(codes, absmax, threshold=THRESHOLD)
-        products = (
-            Linear8bitLt.from_parts(codes, absmax)(x),
-            apart(x),
-            KeptColumns(apart, weight)(x),
+        linear = nn.Linear(_WIDTH, _WIDTH, bias=False)
+        linear.weight.copy_(weight)
+        layers = (
+            Linear8bitLt.from_linear(linear),
+            Linear8bitLt.from_linear(linear, threshold=THRESHOLD),
+            Linear8bitLt.from_linear(linear, threshold=THRESHOLD, kept_columns=columns),
         )
-        squares += torch.stack([((y.double() - exact).norm() / size) ** 2 for y in products])
+        squares += torch.stack(
+            [((layer(x).double() - exact).norm() / size) ** 2 for layer in layers]
+        )
     return Error(factor, *(squares / seeds).sqrt().tolist())

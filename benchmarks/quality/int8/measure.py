@@ -15,6 +15,7 @@ import kq_hf
 from benchmarks.quality.int8.contenders import CONTENDERS, Contender
 from demo import assets
 from kq_hf.text import token_rows
+from kq_nn import CoverageReport
 
 _BATCH = 16
 
@@ -48,11 +49,13 @@ class Predicted:
         contender: its name.
         perplexity: exp(nll).
         nll: mean over the predicted tokens.
+        bits: what kq stores for a weight of its layers, scales and all; None of others.
     """
 
     contender: str
     perplexity: float
     nll: float
+    bits: float | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ def perplexities(cache: Path, plan: Plan) -> list[Predicted]:
 def _perplexity(contender: Contender, folder: Path, rows: Tensor) -> Predicted:
     model = contender.load(AutoModelForCausalLM, folder)
     found = kq_hf.perplexity(model, rows)  # type: ignore[arg-type]
-    return Predicted(contender.name, found.perplexity, found.nll)
+    stored = CoverageReport.of(model)
+    bits = stored.bits_per_weight if stored.quantized_parameters else None
+    return Predicted(contender.name, found.perplexity, found.nll, bits)
 
 
 def drifts(cache: Path, plan: Plan) -> list[Drift]:

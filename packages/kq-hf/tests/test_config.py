@@ -10,12 +10,16 @@ from kq_hf import KqConfig
         (KqConfig("fp4", 128, False, ["lm_head"]), {"blocksize": 128, "double_quant": False}),
         (KqConfig("int8", threshold=5.0), {"threshold": 5.0}),
         (KqConfig("int8"), {"threshold": 6.0}),
+        (
+            KqConfig("int8", kept_columns={"a.b": [3, 1]}),
+            {"threshold": 6.0, "kept_columns": {"a.b": [1, 3]}},
+        ),
         (KqConfig(), {"blocksize": 64, "double_quant": True}),
     ],
 )
 def test_survives_its_own_json(config: KqConfig, options: dict[str, object]) -> None:
     stored = config.to_dict()
-    names = ("blocksize", "double_quant", "threshold")
+    names = ("blocksize", "double_quant", "threshold", "kept_columns")
     assert {name: stored[name] for name in names if name in stored} == options
     again = KqConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
@@ -47,6 +51,13 @@ def test_key_of_a_later_version_is_ignored_aloud() -> None:
         ({"format": "int8", "double_quant": True}, ValueError, "no option of the format int8"),
         ({"format": "int8", "threshold": -1.0}, ValueError, "threshold"),
         ({"stored_as": "bitsandbytes"}, ValueError, "stored_as .*nf4 .*'bitsandbytes'"),
+        (
+            {"format": "int8", "stored_as": "bitsandbytes", "kept_columns": {"a": [1]}},
+            ValueError,
+            "kept_columns cannot be stored as 'bitsandbytes'",
+        ),
+        ({"kept_columns": {"a": [1]}}, ValueError, "kept_columns is no option of the format nf4"),
+        ({"format": "int8", "kept_columns": [1]}, TypeError, "kept_columns must map names"),
         ({"blocksize": 48}, ValueError, "blocksize"),
         ({"blocksize": "64"}, TypeError, "blocksize"),
         ({"double_quant": 1}, TypeError, "double_quant"),

@@ -19,6 +19,7 @@ from .int8 import (
     int8_vectorwise_dequant,
     int8_vectorwise_quant,
 )
+from .int8_kept import KeptColumns, int8_kept_columns
 from .int8_linear import int8_linear
 from .int8_training import int8_linear_training
 from .linear import linear_4bit
@@ -34,6 +35,7 @@ __all__ = [
     "RULES",
     "Backend",
     "Capability",
+    "KeptColumns",
     "QuantState",
     "Rule",
     "Scales",
@@ -49,6 +51,7 @@ __all__ = [
     "explain",
     "get_4bit_type",
     "int8_double_quant",
+    "int8_kept_columns",
     "int8_linear",
     "int8_linear_matmul",
     "int8_linear_training",

@@ -1,7 +1,7 @@
 """`kq outliers`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -49,14 +49,9 @@ def outliers(
         from kq_hf.outlier_picture import draw_outliers
 
         draw_outliers(layers, threshold, picture)
-    write_json(
-        json,
-        {
-            "threshold": threshold,
-            "tokens": rows.numel(),
-            "layers": [_figures(layer) for layer in layers],
-        },
-    )
+    from kq_hf.outlier_file import to_dict
+
+    write_json(json, {"tokens": rows.numel(), **to_dict(layers, threshold)})
 
 
 def _print_kinds(layers: list["LayerOutliers"], title: str) -> None:
@@ -98,19 +93,3 @@ def _print_features(layers: list["LayerOutliers"], top: int) -> None:
         share = int(layer.counts[feature]) / layer.tokens
         table.add_row(layer.name, f"{feature}", f"{share:.1%}", f"{layer.largest[feature]:.1f}")
     results.print(table)
-
-
-def _figures(layer: "LayerOutliers") -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "features": layer.counts.numel(),
-        "tokens": layer.tokens,
-        "outliers": [
-            {
-                "feature": feature,
-                "tokens": int(layer.counts[feature]),
-                "largest": float(layer.largest[feature]),
-            }
-            for feature in layer.features
-        ],
-    }

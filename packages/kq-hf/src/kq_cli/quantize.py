@@ -26,6 +26,21 @@ def quantize(
         float | None,
         typer.Option(help="Of int8: magnitude from which inputs stay unquantized; 6, 0: none do."),
     ] = None,
+    keep_outliers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of int8: keep in 16 bits what rounding takes from the columns of the weights "
+            "whose inputs hold outliers, as `kq outliers --json FILE` has found them.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
+    keep_share: Annotated[
+        float,
+        typer.Option(help="Share of tokens in which such an input holds one, at least; 0: any."),
+    ] = 0.01,
     skip: Annotated[
         list[str] | None,
         typer.Option(help="Modules to leave dense: regular expression or suffix; repeatable."),
@@ -40,9 +55,11 @@ def quantize(
         raise ValueError(f"{destination} exists already")
     check_dtype(dtype)
     quiet_transformers()
-    from kq_hf import KqConfig, inspect_checkpoint, quantize_checkpoint
+    from kq_hf import KqConfig, inspect_checkpoint, outlier_columns, quantize_checkpoint
     from kq_hf.checkpoint import model_folder, weight_bytes
+    from kq_hf.outlier_file import read_outliers
 
+    kept = outlier_columns(read_outliers(keep_outliers), keep_share) if keep_outliers else None
     config = KqConfig(
         format,
         blocksize,
@@ -50,6 +67,7 @@ def quantize(
         double_quant if double_quant or format != "int8" else None,
         modules_to_not_convert=skip,
         threshold=threshold,
+        kept_columns=kept,
     )
     folder = model_folder(source)
     coverage = quantize_checkpoint(folder, destination, config, dtype)

@@ -13,7 +13,7 @@ from kq_hf.config import KqConfig
 from kq_hf.export import export_bitsandbytes
 from kq_hf.finetune import FinetuneResult, Finetuning, finetune
 from kq_hf.inspection import CheckpointReport, inspect_checkpoint
-from kq_hf.outliers import LayerOutliers, outliers
+from kq_hf.outliers import LayerOutliers, outlier_columns, outliers
 from kq_hf.perplexity import Perplexity, perplexity
 from kq_hf.quantizer import KqQuantizer, coverage
 from kq_hf.training import OPTIMIZERS, optimizer_cls_and_kwargs, prepare_for_training
@@ -34,6 +34,7 @@ __all__ = [
     "finetune",
     "inspect_checkpoint",
     "optimizer_cls_and_kwargs",
+    "outlier_columns",
     "outliers",
     "perplexity",
     "prepare_for_training",

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from kq_hf.config import KqConfig
+from kq_hf.names import own_name
 from kq_nn import Linear8bitLt
 
 SCALES = "SCB"
@@ -83,7 +84,7 @@ def expect(
     present = dict(model.named_modules())
     stored, formats = (
         {
-            _own_name(model.base_model_prefix, name.removesuffix(ending), present)
+            own_name(model.base_model_prefix, name.removesuffix(ending), present)
             for name in names
             if name.endswith(ending)
         }
@@ -124,12 +125,6 @@ def _tensor_names(files: Iterable[str]) -> set[str]:
         with safe_open(file, "pt") as stream:
             names.update(stream.keys())
     return names
-
-
-def _own_name(prefix: str, stored: str, present: Mapping[str, nn.Module]) -> str:
-    """The name in the model of a module of the checkpoint, where one of them has no head."""
-    candidates = (stored, stored.removeprefix(f"{prefix}."), f"{prefix}.{stored}")
-    return next((name for name in candidates if name in present), stored)
 
 
 def _set_empty(layer: nn.Module, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -1,13 +1,14 @@
 """The `quantization_config` of a kq model."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Self
 
 from transformers.quantizers.auto import register_quantization_config
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from kq_nn import QuantizedLinear, Recipe
+from kq_nn import Recipe
 from kq_nn.patterns import check_patterns
 
 QUANT_METHOD = "kq"
@@ -34,6 +35,10 @@ class KqConfig(QuantizationConfigMixin):
             the model holds the complete list.
         threshold: Of int8: magnitude from which elements of a layer's input are outliers, which
             are multiplied unquantized; 0: none is. By default 6.0.
+        kept_columns: Of int8: by name of a linear layer, the columns of its weight for which what
+            rounding takes is kept in 16 bits (see `kq_nn.Linear8bitLt`): input features that
+            are known to hold outliers. Those of layers that are not converted do not matter;
+            the config of a loaded model has them no more. By default of no layer.
         stored_as: "bitsandbytes" for an int8 checkpoint of that library (see
             `kq_hf.adopt_config`); its model is a kq model like any other once
             it is loaded.
@@ -52,6 +57,7 @@ class KqConfig(QuantizationConfigMixin):
         double_quant: bool | None = None,
         modules_to_not_convert: list[str] | None = None,
         threshold: float | None = None,
+        kept_columns: Mapping[str, Sequence[int]] | None = None,
         stored_as: str = "kq",
         quant_method: str = QUANT_METHOD,
     ) -> None:
@@ -66,14 +72,21 @@ class KqConfig(QuantizationConfigMixin):
                 check_patterns(modules_to_not_convert)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"modules_to_not_convert: {error}") from None
+        if stored_as != "kq" and kept_columns:
+            raise ValueError(f"kept_columns cannot be stored as {stored_as!r}")
         recipe = Recipe.of(
-            format, blocksize=blocksize, compress_statistics=double_quant, threshold=threshold
+            format,
+            blocksize=blocksize,
+            compress_statistics=double_quant,
+            threshold=threshold,
+            kept_columns=kept_columns,
         )
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # not one of transformers' own
         self.format = recipe.format
         self.blocksize = recipe.blocksize
         self.double_quant = recipe.compress_statistics
         self.threshold = recipe.threshold
+        self.kept_columns = recipe.kept_columns
         self.modules_to_not_convert = (
             None if modules_to_not_convert is None else list(modules_to_not_convert)
         )
@@ -82,16 +95,14 @@ class KqConfig(QuantizationConfigMixin):
     @property
     def recipe(self) -> Recipe:
         """The format and its options, as kq_nn takes them."""
-        return Recipe(self.format, self.blocksize, self.double_quant, self.threshold)
-
-    def empty_layer(self, in_features: int, out_features: int) -> QuantizedLinear:
-        """A layer of this format without a bias, on the meta device."""
-        return self.recipe.empty(in_features, out_features)
+        return Recipe(
+            self.format, self.blocksize, self.double_quant, self.threshold, self.kept_columns
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored: without the options that the format does not have."""
         stored: dict[str, Any] = super().to_dict()
-        options = ("blocksize", "double_quant", "threshold")
+        options = ("blocksize", "double_quant", "threshold", "kept_columns")
         return {
             key: value for key, value in stored.items() if value is not None or key not in options
         }

@@ -31,12 +31,17 @@ def export_bitsandbytes(source: Path, destination: Path) -> None:
 
     Raises:
         FileExistsError: If the destination exists.
-        ValueError: If the source is not an int8 model of kq, or damaged.
+        ValueError: If the source is not an int8 model of kq, has kept columns, or is damaged.
     """
     config = json.loads((source / "config.json").read_text("utf-8"))
     stored = config.get("quantization_config", {})
     if stored.get("quant_method") != QUANT_METHOD or stored.get("format") != "int8":
         raise ValueError(f"{source} is not an int8 model of kq, so bitsandbytes cannot hold it")
+    if stored.get("kept_columns"):
+        raise ValueError(
+            f"{source} keeps columns of its weights in 16 bits, which bitsandbytes has no place "
+            "for: quantize it without"
+        )
     inspect_checkpoint(source)  # refuses what does not fit together
     files = weight_files(source)
     with new_folder(destination) as folder:

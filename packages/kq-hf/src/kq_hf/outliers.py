@@ -1,6 +1,6 @@
 """Which input features of linear layers hold outliers, on a text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -88,6 +88,28 @@ def outliers(
             hook.remove()
         model.train(training)
     return [found[name] for name, _ in model.named_modules() if name in found]
+
+
+def outlier_columns(layers: Iterable[LayerOutliers], share: float = 0.01) -> dict[str, list[int]]:
+    """Features that are outliers often, by layer, for `KqConfig(kept_columns=...)`.
+
+    Args:
+        layers: What `outliers` returns.
+        share: Of the tokens in which a feature reaches the threshold, at least; 0: in any token.
+
+    Returns:
+        Ascending features of the layers that have such.
+
+    Raises:
+        ValueError: If the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 to 1, got {share}")
+    chosen = {
+        layer.name: [f for f in layer.features if layer.counts[f] >= share * layer.tokens]
+        for layer in layers
+    }
+    return {name: features for name, features in chosen.items() if features}
 
 
 def _count(

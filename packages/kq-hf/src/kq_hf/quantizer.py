@@ -19,7 +19,8 @@ from transformers.quantizers.base import HfQuantizer
 
 from kq_hf import bitsandbytes_int8
 from kq_hf.config import QUANT_METHOD, KqConfig
-from kq_nn import CoverageReport, Linear8bitLt, is_quantized, quantize_model
+from kq_hf.names import own_name
+from kq_nn import CoverageReport, Linear8bitLt, Recipe, is_quantized, quantize_model
 from kq_nn.patterns import unmatched
 
 
@@ -96,11 +97,17 @@ class KqQuantizer(HfQuantizer):
             # model with a head may be loaded into one without.
             patterns = config.modules_to_not_convert = sorted({*patterns, *always})
         absent = set(unmatched(patterns, names))
+        self._take_names_of(model)
         self.report = quantize_model(
             model,
             **asdict(config.recipe),
             skip=[pattern for pattern in patterns if pattern not in absent],
         )
+        config.kept_columns = {
+            name: columns
+            for name, columns in (config.kept_columns or {}).items()
+            if is_quantized(model.get_submodule(name))
+        } or None
         if foreign:
             layers = {n: m for n, m in model.named_modules() if isinstance(m, Linear8bitLt)}
             bitsandbytes_int8.expect(model, layers, checkpoint_files or [])
@@ -116,6 +123,23 @@ class KqQuantizer(HfQuantizer):
                     stand_in = torch.empty(shape, device="meta")
                     module.weight = nn.Parameter(stand_in, requires_grad=False)
         return model
+
+    def _take_names_of(self, model: PreTrainedModel) -> None:
+        """Gives kept columns to the layers of this model, which may be without its head.
+
+        Of a stored model without what is not there; of another, that is for the user to know.
+        """
+        config = self.quantization_config
+        present = dict(model.named_modules()).keys()
+        named = {
+            own_name(model.base_model_prefix, name, present): columns
+            for name, columns in (config.kept_columns or {}).items()
+        }
+        config.kept_columns = {
+            name: columns
+            for name, columns in named.items()
+            if name in present or not self.pre_quantized
+        } or None
 
     def param_needs_quantization(
         self,
@@ -133,7 +157,7 @@ class KqQuantizer(HfQuantizer):
 
     def get_quantize_ops(self) -> ConversionOps:
         """The operation that transformers applies to each tensor that needs quantization."""
-        return _Quantize(self.quantization_config)
+        return _Quantize(self.quantization_config.recipe)
 
     def _process_model_after_weight_loading(
         self, model: PreTrainedModel, **_: Any
@@ -167,8 +191,8 @@ class KqQuantizer(HfQuantizer):
 class _Quantize(ConversionOps):
     """Turns the dense weight of one layer into the layer's stored tensors."""
 
-    def __init__(self, config: KqConfig) -> None:
-        self._config = config
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
 
     @torch.no_grad()
     def convert(
@@ -182,10 +206,11 @@ class _Quantize(ConversionOps):
         stored = {}
         for key, value in input_dict.items():
             weight = value[0] if isinstance(value, list) else value
-            layer = self._config.empty_layer(weight.shape[1], weight.shape[0])
-            prefix = key.removesuffix("weight")
-            for name, tensor in layer.pack(weight).items():
-                stored[prefix + name] = nn.Parameter(tensor, requires_grad=False)
+            dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            dense.weight = nn.Parameter(weight, requires_grad=False)
+            module = key.removesuffix(".weight")
+            for name, parameter in self._recipe.quantize(dense, module).named_parameters():
+                stored[f"{module}.{name}"] = parameter
         return stored
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import nn
 
 from kq_functional.formats import FLOAT_DTYPES
 from kq_nn.coverage import CoverageReport
+from kq_nn.kept import Columns, check_columns
 from kq_nn.patterns import check_patterns, matches, unmatched
 from kq_nn.quantized import is_quantized
 from kq_nn.recipe import Recipe
@@ -24,6 +25,7 @@ def quantize_model(
     blocksize: int | None = None,
     compress_statistics: bool | None = None,
     threshold: float | None = None,
+    kept_columns: Mapping[str, Columns] | None = None,
     skip: Sequence[str] = (),
 ) -> CoverageReport:
     """Replaces the `nn.Linear` layers of a model by quantized ones, in place and one at a time.
@@ -40,6 +42,9 @@ def quantize_model(
             by default 64.
         compress_statistics: of 4-bit formats: double quantization; by default yes.
         threshold: of int8: magnitude from which inputs are outliers, 0: none is; by default 6.0.
+        kept_columns: of int8: by name of a linear layer, the columns of its weight for which what
+            rounding takes is kept (see `Linear8bitLt`). Those of layers that are left as they are
+            do not matter. By default of no layer.
         skip: patterns of module names: a regular expression that matches from the start of the
             name up to a dot or its end, or a plain suffix. One that matches no module with
             parameters is reported by a UserWarning.
@@ -62,7 +67,9 @@ def quantize_model(
         blocksize=blocksize,
         compress_statistics=compress_statistics,
         threshold=threshold,
+        kept_columns=kept_columns,
     )
+    _check_kept(model, recipe)
     # A container does not count: as a suffix "layers.1" matches it, but nothing inside it.
     owners = [name for name, module in model.named_modules() if module._parameters]
     for pattern in unmatched(skip, owners):
@@ -77,11 +84,23 @@ def quantize_model(
         if name in reasons:
             continue
         linear = cast(nn.Linear, model.get_submodule(name))
-        layer = recipe.quantize(linear)
+        layer = recipe.quantize(linear, name)
         dense_bytes[name] = linear.weight.nbytes
         for parent, key in places[id(linear)]:
             setattr(parent, key, layer)
     return CoverageReport.of(model, reasons=reasons, dense_bytes=dense_bytes)
+
+
+def _check_kept(model: nn.Module, recipe: Recipe) -> None:
+    """Raises ValueError unless the columns to keep are those of linear layers of the model."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    for name, columns in (recipe.kept_columns or {}).items():
+        if name not in layers:
+            raise ValueError(f"kept_columns: {name!r} is no linear layer of the model")
+        try:
+            check_columns(columns, layers[name].in_features)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _reasons_to_keep(model: nn.Module, skip: Sequence[str]) -> dict[str, str]:

@@ -21,14 +21,21 @@ class Format8bit(NamedTuple):
     Attributes:
         out_features: rows of the weight, each with a scale of its own.
         in_features: columns of the weight.
+        kept_columns: for how many of them what rounding took is stored too.
     """
 
     out_features: int
     in_features: int
+    kept_columns: int = 0
 
     def check(self) -> None:
         """Raises ValueError or TypeError naming the first field that is out of range."""
         check_sizes(self.out_features, self.in_features)
+        kept = self.kept_columns
+        if isinstance(kept, bool) or not isinstance(kept, int):
+            raise TypeError(f"kept_columns must be an int, got {kept!r}")
+        if not 0 <= kept <= self.in_features:
+            raise ValueError(f"kept_columns must be 0 to {self.in_features}, got {kept}")
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
@@ -37,10 +44,16 @@ class Format8bit(NamedTuple):
         The codes come last: accelerate, which fills offloaded layers one tensor after the other,
         moves all of a layer named Linear8bitLt as soon as `weight` is on a GPU.
         """
+        rows, kept = self.out_features, self.kept_columns
+        residual = {
+            "weight_kept": TensorSpec((rows, kept), torch.int16),
+            "weight_kept_columns": TensorSpec((kept,), torch.int32),
+        }
         return {
-            "weight_absmax": TensorSpec((self.out_features,), torch.int32),
+            "weight_absmax": TensorSpec((rows,), torch.int32),
             "weight_format": TensorSpec((5,), torch.int32),
-            "weight": TensorSpec((self.out_features, self.in_features, 1), torch.int8),
+            **(residual if kept else {}),
+            "weight": TensorSpec((rows, self.in_features, 1), torch.int8),
         }
 
     @property
@@ -49,19 +62,40 @@ class Format8bit(NamedTuple):
         return header("int8", 0, False, self.in_features)
 
     def encode(self, weight: Tensor) -> dict[str, Tensor]:
-        """Quantizes a weight of the right shape and type."""
+        """Quantizes a weight of the right shape and type, all but what is kept of columns."""
         codes, absmax, _ = kq.int8_vectorwise_quant(weight)
         return stored(codes, absmax)
 
     def decode(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """The weight [out, in] that the stored tensors stand for."""
         absmax = tensors["weight_absmax"].view(torch.float32)
-        return kq.int8_vectorwise_dequant(tensors["weight"].squeeze(-1), absmax, dtype)
+        codes = tensors["weight"].squeeze(-1)
+        if not self.kept_columns:
+            return kq.int8_vectorwise_dequant(codes, absmax, dtype)
+        weight = kq.int8_vectorwise_dequant(codes, absmax)
+        columns, lost = kept(tensors)
+        return weight.index_add_(1, columns, lost.float()).to(dtype)
 
 
 def stored(codes: Tensor, absmax: Tensor) -> dict[str, Tensor]:
     """The form in which codes int8 [out, in] and absmax float32 [out] are stored."""
     return {"weight": codes.unsqueeze(-1), "weight_absmax": absmax.view(torch.int32)}
+
+
+def kept(tensors: Mapping[str, Tensor]) -> kq.KeptColumns:
+    """What stored tensors say was lost of some columns, without a copy."""
+    # Bits in an integer type are left alone by casts of a model.
+    return kq.KeptColumns(
+        tensors["weight_kept_columns"], tensors["weight_kept"].view(torch.bfloat16)
+    )
+
+
+def stored_kept(kept: kq.KeptColumns) -> dict[str, Tensor]:
+    """The form in which kept columns are stored."""
+    return {
+        "weight_kept": kept.lost.view(torch.int16),
+        "weight_kept_columns": kept.columns,
+    }
 
 
 class FloatWeight(NamedTuple):

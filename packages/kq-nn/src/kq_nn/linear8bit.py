@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Self
 
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 import kq_functional as kq
 from kq_functional.int8_format import check_threshold
-from kq_nn.format8bit import FloatWeight, Format8bit, stored
+from kq_nn.format8bit import FloatWeight, Format8bit, kept, stored, stored_kept
+from kq_nn.kept import Columns, check_columns
 from kq_nn.quantized import QuantizedLinear, check_dense
+from kq_nn.stored import whole
 
 
 class Linear8bitLt(QuantizedLinear):
@@ -28,13 +31,20 @@ class Linear8bitLt(QuantizedLinear):
       the format from taking them for a dense weight;
     * `weight_absmax` int32 [out]: the bits of the float32 scales, the largest magnitude of a row;
     * `weight_format` int32 [5]: what the above mean; compared when a state dict is loaded;
+    * `weight_kept` int16 [out, J] and `weight_kept_columns` int32 [J], only with kept columns: the
+      bits in bfloat16 of what rounding took from J columns of the weight, and their indices;
     * `bias`: an ordinary floating-point parameter [out], or None.
+
+    Kept columns are for input features that are known to hold outliers (`kq outliers` finds
+    them): for these the layer adds the product of x, unquantized, and what rounding took from the
+    weight, in the compute dtype and in every call, whatever x holds. They cost 2 J bytes a row
+    beside the K of the codes, and one more product with J columns.
 
     With `has_fp16_weights`, the weight is an ordinary floating-point parameter [out, in] that
     learns; it is quantized in each forward. `from_linear` of such a layer freezes it in int8.
 
-    A layer made by the constructor holds the zero weight, or with `has_fp16_weights` the first
-    values of `nn.Linear`.
+    A layer made by the constructor holds the zero weight and keeps the first columns, or with
+    `has_fp16_weights` has the first values of `nn.Linear`.
 
     Args:
         in_features: K, size of each input row.
@@ -45,10 +55,14 @@ class Linear8bitLt(QuantizedLinear):
             for language models. It is no part of the state and may be changed.
         device: where the state lives; "meta" is allowed.
         dtype: dtype of the bias, and of a floating-point weight.
+        kept_columns: J, for how many columns of the weight what rounding took is kept.
 
     Raises:
         ValueError, TypeError: for an argument that is out of range, naming it.
     """
+
+    weight_kept: nn.Parameter
+    weight_kept_columns: nn.Parameter
 
     def __init__(
         self,
@@ -59,6 +73,8 @@ class Linear8bitLt(QuantizedLinear):
         threshold: float = 0.0,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        kept_columns: int = 0,
     ) -> None:
         # nn.Linear.__init__ would allocate and initialize the dense weight.
         nn.Module.__init__(self)
@@ -69,15 +85,23 @@ class Linear8bitLt(QuantizedLinear):
         self.out_features = out_features
         self.has_fp16_weights = has_fp16_weights
         self.threshold = threshold
-        Format8bit(out_features, in_features).check()
+        self.kept_columns = kept_columns
+        Format8bit(out_features, in_features, kept_columns).check()
         if has_fp16_weights:
+            if kept_columns:
+                raise ValueError("kept_columns are of an int8 weight: not with has_fp16_weights")
             shape = (out_features, in_features)
             self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self._set_empty(bias, device, dtype)
 
     @classmethod
     def from_linear(
-        cls, linear: nn.Linear, *, has_fp16_weights: bool = False, threshold: float = 0.0
+        cls,
+        linear: nn.Linear,
+        *,
+        has_fp16_weights: bool = False,
+        threshold: float = 0.0,
+        kept_columns: Columns | None = None,
     ) -> Self:
         """Quantizes a dense layer.
 
@@ -87,15 +111,21 @@ class Linear8bitLt(QuantizedLinear):
                 layer of the right shapes.
             has_fp16_weights: share the floating-point weight of `linear` instead.
             threshold: as in the constructor.
+            kept_columns: indices of the columns for which what rounding takes is kept: distinct
+                integers, as a sequence or a tensor [J]. They are stored in ascending order.
 
         Returns:
             A layer on the same device and in the same mode (train or eval) that shares the
             bias parameter of `linear`. Hooks are not taken over.
 
         Raises:
-            TypeError: if `linear` is not an `nn.Linear`, already quantized, or of another dtype.
+            TypeError: if `linear` is not an `nn.Linear`, already quantized, or of another dtype,
+                or `kept_columns` does not hold integers.
+            ValueError: if `kept_columns` are out of range, not distinct, or given together with
+                `has_fp16_weights`.
         """
         check_dense(linear)
+        columns = check_columns(() if kept_columns is None else kept_columns, linear.in_features)
         layer = cls(
             linear.in_features,
             linear.out_features,
@@ -103,12 +133,16 @@ class Linear8bitLt(QuantizedLinear):
             has_fp16_weights=has_fp16_weights,
             threshold=threshold,
             device="meta",
+            kept_columns=len(columns),
         )
         if has_fp16_weights:
             layer.weight = linear.weight
             layer.bias = linear.bias
             layer.pack(layer.weight)  # refuses another dtype
             return layer.train(linear.training)
+        if columns:
+            indices = torch.tensor(columns, dtype=torch.int32, device=linear.weight.device)
+            layer._set_frozen("weight_kept_columns", indices)
         return layer._take_over(linear)
 
     @classmethod
@@ -158,6 +192,10 @@ class Linear8bitLt(QuantizedLinear):
             nn.Linear.reset_parameters(self)
         else:
             super().reset_parameters()
+            if self.kept_columns:
+                # Zeros would be the same column many times, each adding what rounding takes.
+                columns = self.weight_kept_columns
+                columns.copy_(torch.arange(len(columns), device=columns.device))
 
     @torch.no_grad()
     def quantize_(self, weight: Tensor) -> Self:
@@ -173,6 +211,24 @@ class Linear8bitLt(QuantizedLinear):
         self.weight.copy_(self.pack(weight)["weight"])
         return self
 
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """The state that `quantize_(weight)` would set, for the columns that are kept now.
+
+        Raises:
+            RuntimeError: if they are on the meta device, hence unknown, and `weight` is not.
+        """
+        tensors = super().pack(weight)
+        if not self.kept_columns or weight.is_meta:
+            return tensors
+        if self.weight_kept_columns.is_meta:
+            raise RuntimeError("which columns to keep is not known yet: the layer is empty")
+        columns = self.weight_kept_columns.detach().to(weight.device)
+        codes, absmax = tensors["weight"].squeeze(-1), tensors["weight_absmax"].view(torch.float32)
+        return {
+            **tensors,
+            **stored_kept(kq.int8_kept_columns(weight.detach(), columns, codes, absmax)),
+        }
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in nn.Linear
         """Maps [..., in_features] to [..., out_features] in the dtype of `input`."""
         bias = self._bias_in(input.dtype)
@@ -180,8 +236,23 @@ class Linear8bitLt(QuantizedLinear):
             return kq.int8_linear_training(input, self.weight, bias, self.threshold)
         stored = self._stored
         return kq.int8_linear(
-            input, stored["weight"].squeeze(-1), stored["weight_absmax"], bias, self.threshold
+            input,
+            stored["weight"].squeeze(-1),
+            stored["weight_absmax"],
+            bias,
+            self.threshold,
+            kept(stored) if self.kept_columns else None,
         )
+
+    def _mismatches(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        problems = super()._mismatches(tensors)
+        columns = tensors.get("weight_kept_columns")
+        if not problems and columns is not None and not columns.is_meta:
+            try:
+                check_columns(whole(columns), self.in_features)
+            except ValueError as error:
+                problems.append(f"weight_kept_columns cannot be read: {error}")
+        return problems
 
     @property
     def state(self) -> SimpleNamespace:
@@ -194,9 +265,10 @@ class Linear8bitLt(QuantizedLinear):
 
     def extra_repr(self) -> str:
         """Arguments that rebuild the layer, for `print(model)`."""
+        kept = f", kept_columns={self.kept_columns}" if self.kept_columns else ""
         return (
             f"{super().extra_repr()}, has_fp16_weights={self.has_fp16_weights}, "
-            f"threshold={self.threshold}"
+            f"threshold={self.threshold}{kept}"
         )
 
     @property
@@ -204,4 +276,4 @@ class Linear8bitLt(QuantizedLinear):
         """What the stored tensors mean."""
         if self.has_fp16_weights:
             return FloatWeight(self.out_features, self.in_features, self.weight.dtype)
-        return Format8bit(self.out_features, self.in_features)
+        return Format8bit(self.out_features, self.in_features, self.kept_columns)

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from kq_nn.stored import Layout, mismatches, pack
+from kq_nn.stored import STORED_NAMES, Layout, mismatches, pack
 
 
 class QuantizedLinear(nn.Linear):
@@ -73,9 +73,13 @@ class QuantizedLinear(nn.Linear):
         Raises:
             RuntimeError: describing every mismatch.
         """
-        problems = mismatches(self._stored, self.layout)
+        problems = self._mismatches(self._stored)
         if problems:
             raise RuntimeError("; ".join(problems))
+
+    def _mismatches(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What is wrong with tensors, by state-dict name, that are to become the layer's state."""
+        return mismatches(tensors, self.layout)
 
     @property
     def _stored(self) -> Mapping[str, Tensor]:
@@ -126,11 +130,9 @@ class QuantizedLinear(nn.Linear):
         scales decode to garbage, silently when `strict` is False.
         """
         found = {
-            name: state_dict[prefix + name]
-            for name in self.layout.tensors
-            if prefix + name in state_dict
+            name: state_dict[prefix + name] for name in STORED_NAMES if prefix + name in state_dict
         }
-        problems = mismatches(found, self.layout) if found else []
+        problems = self._mismatches(found) if found and self.layout.tensors else []
         if problems:
             error_msgs.append(f"quantized weight {prefix.rstrip('.')!r}: " + "; ".join(problems))
             return

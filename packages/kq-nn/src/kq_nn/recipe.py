@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from kq_functional.formats import QUANT_TYPES
+from kq_nn.kept import Columns, check_columns
 from kq_nn.linear4bit import Linear4bit
 from kq_nn.linear8bit import Linear8bitLt
 from kq_nn.quantized import QuantizedLinear
@@ -17,7 +19,7 @@ FORMATS = (*QUANT_TYPES, "int8")
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     **{name: {"blocksize": 64, "compress_statistics": True} for name in QUANT_TYPES},
-    "int8": {"threshold": 6.0},
+    "int8": {"threshold": 6.0, "kept_columns": None},
 }
 
 
@@ -30,12 +32,15 @@ class Recipe:
         blocksize: of 4-bit formats: elements that share a scale.
         compress_statistics: of 4-bit formats: double quantization.
         threshold: of int8: magnitude from which inputs are outliers; 0: none is.
+        kept_columns: of int8: by name of a layer, the columns of its weight for which what
+            rounding takes is kept; None: of no layer.
     """
 
     format: str
     blocksize: int | None = None
     compress_statistics: bool | None = None
     threshold: float | None = None
+    kept_columns: Mapping[str, Columns] | None = None
 
     @classmethod
     def of(cls, format: str, **options: Any) -> Recipe:  # noqa: A002 - the field's own name
@@ -56,6 +61,8 @@ class Recipe:
         for name in given:
             if name not in _DEFAULTS[format]:
                 raise ValueError(f"{name} is no option of the format {format}")
+        if "kept_columns" in given:
+            given["kept_columns"] = _checked(given["kept_columns"])
         recipe = cls(format, **{**_DEFAULTS[format], **given})
         recipe.empty(0, 0)  # refuses what is out of range now, before anything is changed
         return recipe
@@ -67,14 +74,37 @@ class Recipe:
             return Linear8bitLt(*shape, bias=False, device="meta", **self._options)
         return Linear4bit(*shape, bias=False, device="meta", **self._options)
 
-    def quantize(self, linear: nn.Linear) -> QuantizedLinear:
-        """The quantization of a dense layer, as `from_linear` of the layer's class makes it."""
+    def quantize(self, linear: nn.Linear, name: str = "") -> QuantizedLinear:
+        """The quantization of a dense layer, as `from_linear` of the layer's class makes it.
+
+        Args:
+            linear: the layer.
+            name: of the layer, for what the recipe says about single layers.
+        """
         if self.format == "int8":
-            return Linear8bitLt.from_linear(linear, **self._options)
+            columns = (self.kept_columns or {}).get(name)
+            return Linear8bitLt.from_linear(linear, kept_columns=columns, **self._options)
         return Linear4bit.from_linear(linear, **self._options)
 
     @property
     def _options(self) -> dict[str, Any]:
         """Keyword arguments of the layer's constructor."""
+        if self.format == "int8":
+            return {"threshold": self.threshold}
         options = {name: getattr(self, name) for name in _DEFAULTS[self.format]}
-        return options if self.format == "int8" else {"quant_type": self.format, **options}
+        return {"quant_type": self.format, **options}
+
+
+def _checked(kept_columns: object) -> dict[str, list[int]]:
+    """Columns by name of a layer, as JSON can hold them."""
+    if not isinstance(kept_columns, Mapping):
+        raise TypeError(f"kept_columns must map names of layers to columns, got {kept_columns!r}")
+    checked = {}
+    for name, columns in kept_columns.items():
+        if not isinstance(name, str):
+            raise TypeError(f"kept_columns must have names of layers as keys, got {name!r}")
+        try:
+            checked[name] = list(check_columns(columns))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+    return checked

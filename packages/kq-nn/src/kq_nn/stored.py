@@ -22,6 +22,11 @@ from kq_functional.formats import FLOAT_DTYPES, QUANT_TYPES
 FORMAT_VERSION = 1
 STORED_TYPES = (*QUANT_TYPES, "int8")
 """Types of codes, by their number in a header."""
+STORED_NAMES = (
+    *("weight", "weight_absmax", "weight_nested_absmax", "weight_offset", "weight_format"),
+    *("weight_kept", "weight_kept_columns"),
+)
+"""What the tensors of a weight are called in a state dict, in one format or the other."""
 
 
 class TensorSpec(NamedTuple):
@@ -142,10 +147,16 @@ def mismatches(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
                 f"{name} must be {spec.dtype} {list(spec.shape)}, "
                 f"got {tensor.dtype} {list(tensor.shape)}"
             )
+    if not layout.tensors:
+        return problems
+    problems += [
+        f"{name} is not expected"
+        for name in STORED_NAMES
+        if name in tensors and name not in layout.tensors
+    ]
     stored = tensors.get("weight_format")
-    if layout.tensors and stored is not None and not stored.is_meta:
-        full = stored.full_tensor() if hasattr(stored, "full_tensor") else stored  # DTensor
-        found = tuple(int(value) for value in full.flatten().tolist())
+    if stored is not None and not stored.is_meta:
+        found = tuple(int(value) for value in whole(stored).flatten().tolist())
         if found != layout.header:
             problems.insert(
                 0,
@@ -153,3 +164,9 @@ def mismatches(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
                 f"the layer expects {describe_header(layout.header)}",
             )
     return problems
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a stored tensor, of which a DTensor may hold a part only."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
