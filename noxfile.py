@@ -328,7 +328,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Wheel and sdist of every package, each tried in an empty environment."""
+    """Every package: its sdist, and the wheel that uv makes of that, in an empty environment."""
     dist = BUILD / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     for package in PACKAGES:
@@ -341,21 +341,19 @@ def build(session: nox.Session) -> None:
                 f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MAX_KERNELS_WHEEL}"
             )
     for package in PACKAGES:
-        for ending in (".whl", ".tar.gz"):
-            install_and_try(session, package, dist, ending)
+        install_and_try(session, package, dist)
 
 
-def install_and_try(session: nox.Session, package: str, dist: Path, ending: str) -> None:
-    environment = BUILD / "environments" / (package + ending.replace(".", "-"))
+def install_and_try(session: nox.Session, package: str, dist: Path) -> None:
+    environment = BUILD / "environments" / package
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    archives = [next(dist.glob(f"{name.replace('-', '_')}-*{ending}")) for name in NEEDS[package]]
-    session.log(f"{package}: {archives[-1].name}")
+    wheels = [next(dist.glob(f"{name.replace('-', '_')}-*.whl")) for name in NEEDS[package]]
     session.run(
         "uv", "venv", "--quiet", "--clear", "--python", "3.11", str(environment), external=True
     )
     session.run(
         *("uv", "pip", "install", "--quiet", "--python", str(python)),
-        *map(str, archives),
+        *map(str, wheels),
         external=True,
     )
     session.run(str(python), "-c", SMOKE[package], env={"PYTHONPATH": ""}, external=True)
