@@ -4,8 +4,8 @@
 // kFewRows at a time; on 4096 x 4096 (Xeon, one core) two such passes take 3.1, 3.3, 3.7 and 4.1 ms for 5 to
 // 8 rows with AVX-512, where slivers take 3.8, 3.6, 3.9 and 4.1 ms; with AVX2, 7.5 against 8.3 ms for 8 rows.
 //
-// With an int8 weight of this size, slivers against rows as they are: 2.6 and 2.5 ms for 16 rows, 3.0 and 3.2
-// ms for 24 with VNNI; 5.4 and 5.7 ms for 16 with AVX-512; 8.4 ms both with AVX2.
+// With an int8 weight of this size, slivers against rows as they are: 1.24 ms both for 16 rows, 1.34 and 1.38
+// ms for 20 with VNNI (two cores); 5.4 and 5.7 ms for 16 with AVX-512; 8.4 ms both with AVX2.
 #include "kernels/table.inl.h"
 
 KQ_KERNEL_TABLE(scalar, 4, 4)
@@ -20,7 +20,7 @@ KQ_INT8_PRODUCTS
 static Kernels with_bytes(Kernels table) {
     table.int8.few = kInt8Few;
     table.int8.many = kInt8Many;
-    table.int8.few_rows_limit = 20;
+    table.int8.few_rows_limit = 16;
     return table;
 }
 extern const Kernels kernels = with_bytes(avx512::kernels);
