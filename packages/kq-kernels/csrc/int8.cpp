@@ -26,7 +26,9 @@ void find_outliers(const Int8RowsArgs& args, int64_t rows, int requested, uint8_
         uint8_t* own = thread == 0 ? outliers : others.data() + static_cast<size_t>(thread - 1) * cols;
         kernels().int8.absmax(args, begin, end, own);
     });
-    for (size_t i = 0; i < others.size(); ++i) outliers[i % cols] |= others[i];
+    for (size_t other = 0; other < others.size(); other += cols) {
+        for (size_t j = 0; j < cols; ++j) outliers[j] |= others[other + j];
+    }
 }
 
 std::vector<int64_t> columns_of(const uint8_t* outliers, int64_t cols) {

@@ -22,16 +22,19 @@ template <class Whole, class Rest>
 // The largest magnitude below the threshold, as bits; marks the columns of the others. A NaN is no outlier.
 template <class T>
 static uint32_t mark_outliers(const T* x, int64_t count, uint32_t threshold, uint8_t* outliers) {
-    uint32_t largest = 0;
     float values[kStretch];
     for_vectors(
         count, [&](int64_t i) { store(values + i, load(x + i)); },
         [&](int64_t i, int n) { store_n(values + i, load_n(x + i, n), n); });
+    uint32_t bits[kStretch];
+    std::memcpy(bits, values, static_cast<size_t>(count) * sizeof *bits);
+    uint32_t largest = 0;
+    // Without a branch: the compiler makes vectors of it.
     for (int64_t i = 0; i < count; ++i) {
-        const uint32_t magnitude = bits_of(values[i]) & 0x7fffffffu;
-        const bool outlier = magnitude >= threshold && magnitude <= kInfinityBits;
-        outliers[i] |= outlier;
-        const uint32_t kept = outlier ? 0 : magnitude;
+        const uint32_t magnitude = bits[i] & 0x7fffffffu;
+        const uint32_t outlier = static_cast<uint32_t>(magnitude >= threshold) & (magnitude <= kInfinityBits);
+        outliers[i] = static_cast<uint8_t>(outliers[i] | outlier);
+        const uint32_t kept = magnitude & (outlier - 1);
         largest = kept > largest ? kept : largest;
     }
     return largest;
