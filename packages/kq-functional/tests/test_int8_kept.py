@@ -81,29 +81,35 @@ def test_large_inputs_meet_the_unrounded_weight() -> None:
     assert (found - exact).abs().max() < (without - exact).abs().max() / 100
 
 
+@DTYPES
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
-def test_gradient_is_that_of_both_parts(threshold: float) -> None:
+def test_gradient_is_that_of_both_parts(threshold: float, dtype: torch.dtype) -> None:
     codes, absmax, kept = keep(randn(N, K))
-    x, grad = randn(4, K, seed=8).requires_grad_(), randn(4, N, seed=9)
-    bias = randn(N, seed=10).requires_grad_()
+    x = randn(4, K, dtype=dtype, seed=8).requires_grad_()
+    grad = randn(4, N, dtype=dtype, seed=9)
+    bias = randn(N, dtype=dtype, seed=10).requires_grad_()
     kq.int8_linear(x, codes, absmax, bias, threshold, kept).backward(grad)
     whole = codes.double() * absmax.double()[:, None] / 127
     whole[:, COLUMNS] += kept.lost.double()
-    # N products of three factors, summed in any order, for each part, which are added
-    bound = (N + 6) * 2.0**-24 * 1.01 * (grad.double().abs() @ whole.abs()) + 2.0**-40
+    # N products of three factors, summed in any order, for each part; both are rounded to dtype,
+    # `lost` before and their sum after that, each at worst by 2^-25 below float16's normal range.
+    error = (N + 6) * 2.0**-24 * 1.01 + 3 * UNIT[dtype] * (dtype != torch.float32)
+    bound = error * (grad.double().abs() @ whole.abs()) + 2.0**-40
     bound[:, COLUMNS] *= 2
+    bound += (dtype == torch.float16) * 2.0**-25 * (2 + grad.double().abs().sum(1, keepdim=True))
     assert x.grad is not None
     assert bias.grad is not None
     assert ((x.grad.double() - grad.double() @ whole).abs() <= bound).all()
     torch.testing.assert_close(bias.grad, grad.sum(0))
 
 
-def test_autocast() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
     codes, absmax, kept = keep(randn(N, K))
     x = randn(4, K, seed=8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         found = kq.int8_linear(x, codes, absmax, threshold=6.0, kept=kept)
-    expected = kq.int8_linear(x.bfloat16(), codes, absmax, threshold=6.0, kept=kept)
+    expected = kq.int8_linear(x.to(dtype), codes, absmax, threshold=6.0, kept=kept)
     assert torch.equal(found, expected)
 
 

@@ -84,7 +84,12 @@ def add_kept(product: Tensor, x: Tensor, kept: KeptColumns) -> Tensor:
     chosen = x.index_select(-1, kept.columns).to(product.dtype)
     lost = kept.lost.to(product.dtype)
     rows, (outputs, columns) = product.shape[:-1].numel(), lost.shape
-    product.view(rows, outputs).addmm_(chosen.view(rows, columns), lost.t())
+    chosen, matrix = chosen.view(rows, columns), product.view(rows, outputs)
+    if product.dtype == torch.float16 and product.device.type == "cpu":
+        # torch's own product of float16 is slow there: 93 ms for 512 rows, 4 columns, 4096 outputs.
+        matrix.copy_(matrix.float().addmm_(chosen.float(), lost.float().t()))
+    else:
+        matrix.addmm_(chosen, lost.t())
     return product
 
 
