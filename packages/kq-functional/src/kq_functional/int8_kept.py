@@ -86,7 +86,7 @@ def add_kept(product: Tensor, x: Tensor, kept: KeptColumns) -> Tensor:
     rows, (outputs, columns) = product.shape[:-1].numel(), lost.shape
     chosen, matrix = chosen.view(rows, columns), product.view(rows, outputs)
     if product.device.type == "cpu" and product.dtype != torch.float32:
-        # torch's own products of 16-bit numbers start slowly there: with 4 rows and bfloat16 250 us,
+        # torch starts its own products of 16-bit numbers slowly: with 4 rows and bfloat16 250 us,
         # where this takes 80. With float16 they stay slow: 93 ms with 512 rows and 4096 outputs.
         matrix.copy_(matrix.float().addmm_(chosen.float(), lost.float().t()))
     else:
