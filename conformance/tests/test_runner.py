@@ -1,5 +1,7 @@
 """Verdicts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,3 +148,30 @@ def test_quick_passes_on_the_reference():
         run_case(backend, Adapter(backend), case, Settings()) for case in select(Profile.QUICK)
     ]
     assert [each.case_id for each in findings if each.verdict is not Verdict.PASS] == []
+
+
+class WrongInOneByte(ReferenceBackend):
+    def quantize_4bit(self, A, packed, absmax, **options):
+        super().quantize_4bit(A, packed, absmax, **options)
+        packed.view(torch.uint8)[0, 0] ^= 0xFF
+
+
+def test_an_answer_is_not_taken_for_another_of_the_same_case():
+    made = [ReferenceBackend, WrongInOneByte, ReferenceBackend, WrongInOneByte]
+    verdicts = [find(each()).verdict for each in made]
+    assert verdicts == [Verdict.PASS, Verdict.FAIL] * 2
+
+
+@pytest.mark.parametrize(("memory", "times"), [(0, 1), (1 << 30, 2)])
+def test_inputs_are_kept_for_the_next_backend_unless_they_are_large(memory, times):
+    case, made = next(select(pattern=QUANTIZE)), []
+
+    def make(draw):
+        made.append(case.make(draw))
+        return made[-1]
+
+    asked = ReferenceBackend()
+    counted = replace(case, make=make, memory=memory)
+    for _ in range(2):
+        assert run_case(asked, Adapter(asked), counted, Settings()).verdict is Verdict.PASS
+    assert len(made) == times

@@ -30,6 +30,8 @@ __all__ = [
     "values_of",
 ]
 
+_EXPONENT = np.uint64(0x7FF << 52)  # its bits in a float64, of which they alone are a power of two
+
 
 @dataclass(frozen=True)
 class FloatFormat:
@@ -75,13 +77,11 @@ class FloatFormat:
         a result beyond the largest finite number becomes an infinity.
         """
         x = np.asarray(x, dtype=np.float64)
-        finite = np.where(np.isfinite(x), x, 0.0)
-        exponent = np.maximum(np.frexp(finite)[1] - 1, self.emin)
-        spacing = np.ldexp(1.0, exponent - self.precision + 1)
-        with np.errstate(over="ignore"):
-            rounded = np.rint(finite / spacing) * spacing
-        rounded = np.where(np.abs(rounded) > self.largest, np.copysign(np.inf, rounded), rounded)
-        return np.where(np.isfinite(x), rounded, x)
+        binade = (x.view(np.uint64) & _EXPONENT).view(np.float64)  # an infinity if x is not finite
+        spacing = np.clip(binade, 2.0**self.emin, 2.0**self.emax) * 2.0 ** (1 - self.precision)
+        with np.errstate(invalid="ignore"):  # a signaling NaN is not an error here
+            rounded = np.rint(x / spacing) * spacing
+        return np.where(np.abs(rounded) > self.largest, np.copysign(np.inf, rounded), rounded)
 
     def encode(self, x: Array) -> Array:
         """Bit patterns of float64 values that this format holds exactly; NaN becomes the quiet NaN.
@@ -90,12 +90,14 @@ class FloatFormat:
             ValueError: if a value is not representable (round it first).
         """
         x = np.where(np.isnan(x), np.nan, np.asarray(x, dtype=np.float64))
-        if not np.array_equal(self.round(x), x, equal_nan=True):
+        with np.errstate(over="ignore"):  # seen below
+            narrow = x.astype(np.float16 if self.name == "float16" else np.float32)
+        bits: Array = narrow.view(np.uint16 if self.name == "float16" else np.uint32)
+        if self.name == "bfloat16":
+            bits = (bits >> 16).astype(np.uint16)
+        if not np.array_equal(self.decode(bits), x, equal_nan=True):
             raise ValueError(f"x holds values that {self.name} cannot represent")
-        if self.name == "float16":
-            return x.astype(np.float16).view(np.uint16)
-        bits: Array = x.astype(np.float32).view(np.uint32)
-        return bits if self.name == "float32" else (bits >> 16).astype(np.uint16)
+        return bits
 
     def decode(self, bits: Array) -> Float64:
         """The float64 values of bit patterns."""

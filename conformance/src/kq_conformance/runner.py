@@ -1,9 +1,10 @@
 """Asking a backend the cases, and turning each answer into a verdict."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def run_case(backend: Any, subject: Subject, case: Case, settings: Settings) -> 
     declared = declares(backend.capabilities, case.demand, settings.device)
     if not declared and not (settings.probe and hasattr(backend, case.demand.op)):
         return Finding(case.id, Verdict.UNSUPPORTED)
-    problem = case.problem(settings.seed)
+    problem = _problem(case, settings.seed)
     start = time.perf_counter()
 
     def finding(verdict: Verdict, **details: Any) -> Finding:
@@ -134,6 +135,34 @@ def run_case(backend: Any, subject: Subject, case: Case, settings: Settings) -> 
     # To refuse what must be refused is no ability.
     refused = case.mode is Mode.REFUSAL
     return finding(Verdict.UNSUPPORTED if refused else Verdict.UNDER_CLAIM)
+
+
+class _Remembering:
+    """A problem that judges equal answers once: most mutants answer most cases alike."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.call = problem.call
+        self._judge = problem.judge
+        self._judged: dict[Hashable, Sequence[Judgement]] = {}
+
+    def judge(self, outputs: Outputs, strictness: Strictness) -> Sequence[Judgement]:
+        answer = tuple(
+            (name, stored.dtype, stored.bits.shape, stored.bits.tobytes())
+            for name, stored in outputs.items()
+        )
+        if (answer, strictness) not in self._judged:
+            self._judged[answer, strictness] = self._judge(outputs, strictness)
+        return self._judged[answer, strictness]
+
+
+def _problem(case: Case, seed: int) -> Problem:
+    # The inputs of large cases must not stay when the next one begins.
+    return case.problem(seed) if case.memory else _last_problem(case, seed)
+
+
+@lru_cache(maxsize=1)
+def _last_problem(case: Case, seed: int) -> Problem:
+    return _Remembering(case.problem(seed))
 
 
 # Results to compare with the reference, or None where they have been compared with each other.

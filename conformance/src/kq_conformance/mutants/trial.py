@@ -64,7 +64,8 @@ def try_mutants(
         for case in (*quick, each.killer)
         if each not in hanging or case != each.killer
     ]
-    tasks = list(dict.fromkeys(tasks))
+    # Case by case: a worker keeps the last one's inputs, and what it said of equal answers.
+    tasks = sorted(dict.fromkeys(tasks), key=lambda task: task.case_id)
     slow = [Task(each.backend, each.killer, settings) for each in hanging]
 
     found: dict[Task, Finding] = {}
