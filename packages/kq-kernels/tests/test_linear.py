@@ -9,12 +9,13 @@ import pytest
 import kq_kernels
 
 # Rows of x on both sides of every change of kernel and of tile width on every instruction set.
-ROWS = [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 70]
+ROWS = [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 70]
 # out, in, blocksize: whole, short and odd rows; outputs around tiles and panels; several reduction
 # panels
 WEIGHTS = [
     (64, 64, 64),
     (48, 130, 64),
+    (90, 200, 64),
     (13, 33, 32),
     (130, 576, 64),
     (100, 1100, 128),

@@ -23,6 +23,10 @@ constexpr int64_t kStepsAhead = 12;
 static_assert(kPassOutputs == kFinishOutputs && kPassOutputs % kOutputs == 0);
 static_assert(kFewerSteps % kStepUnit == 0 && kMostSteps % kStepUnit == 0);
 
+// Whether tiles are multiplied with two slivers side by side, which takes fewer loads for a product.
+static inline bool in_pairs(int64_t m) { return PAIR_TILE > 0 && m > kCachedRows; }
+static inline Tiling tiling_of(int64_t m) { return {m, in_pairs(m) ? PAIR_TILE : TILE}; }
+
 static inline int64_t pass_outputs(int64_t m) { return m <= kCachedRows ? kOutputs : kPassOutputs; }
 
 // The cut of the reduced dimension into slices of `length` steps, of which the last may be shorter.
@@ -42,7 +46,7 @@ int64_t int8_many_scratch(int64_t m, int64_t outlier_columns) {
 }
 
 void int8_many_pack(const Int8PackArgs& a) {
-    const Tiling tiling(a.m);
+    const Tiling tiling = tiling_of(a.m);
     const Slicing slicing(a.m, a.k);
     const int64_t tile = tiling.tile_of(a.row);
     const int64_t first = tiling.begin(tile), height = tiling.height_of(tile);
@@ -102,22 +106,32 @@ struct Fetch {
     int64_t stride;
 };
 
-// sums[i, 0..2W) of H rows: `start` (the first slice) or what they were, plus the products of a slice.
-template <int H>
-static void int8_tile(const int32_t* x, const int32_t* w, int64_t steps, const int32_t* start, int32_t* sums,
-                      Fetch fetch) {
-    i32 acc[H][2];
+// sums[i, 0..2SW) of H rows: `start` (the first slice) or what they were, plus the products of a slice of S
+// slivers that lie `apart`.
+template <int H, int S>
+static void int8_tile(const int32_t* x, const int32_t* w, int64_t apart, int64_t steps, const int32_t* start,
+                      int32_t* sums, Fetch fetch) {
+    constexpr int V = 2 * S;
+    i32 acc[H][V];
 #pragma GCC unroll 16
     for (int i = 0; i < H; ++i) {
-        acc[i][0] = start != nullptr ? spread(start[i]) : load_words(sums + i * kPassOutputs);
-        acc[i][1] = start != nullptr ? spread(start[i]) : load_words(sums + i * kPassOutputs + W);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+            acc[i][v] = start != nullptr ? spread(start[i]) : load_words(sums + i * kPassOutputs + v * W);
+        }
     }
     for (int64_t s = 0; s < steps;) {
         const int8_t* fetched = fetch.rows + s / PARTS * 4;
         for (const int64_t stop = steps - s < kFetchedRows ? steps : s + kFetchedRows; s < stop; ++s) {
-            const i32 w0 = load_words(w + s * kOutputs);
-            const i32 w1 = load_words(w + s * kOutputs + W);
-            for (int64_t j = 0; j < kOutputs; j += 16) prefetch(w + (s + kStepsAhead) * kOutputs + j);
+            i32 weights[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) weights[v] = load_words(w + v / 2 * apart + s * kOutputs + v % 2 * W);
+#pragma GCC unroll 4
+            for (int t = 0; t < S; ++t) {
+                for (int64_t j = 0; j < kOutputs; j += 16) {
+                    prefetch(w + t * apart + (s + kStepsAhead) * kOutputs + j);
+                }
+            }
             prefetch(x + (s + kStepsAhead) * H);
             prefetch_l2(x + (s + steps) * H);
             prefetch_l2(fetched);
@@ -125,31 +139,40 @@ static void int8_tile(const int32_t* x, const int32_t* w, int64_t steps, const i
 #pragma GCC unroll 16
             for (int i = 0; i < H; ++i) {
                 const i32 codes = spread(x[s * H + i]);
-                acc[i][0] = dot(acc[i][0], w0, codes);
-                acc[i][1] = dot(acc[i][1], w1, codes);
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) acc[i][v] = dot(acc[i][v], weights[v], codes);
             }
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < H; ++i) {
-        store_words(sums + i * kPassOutputs, acc[i][0]);
-        store_words(sums + i * kPassOutputs + W, acc[i][1]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store_words(sums + i * kPassOutputs + v * W, acc[i][v]);
     }
 }
 
-using Int8Tile = void (*)(const int32_t*, const int32_t*, int64_t, const int32_t*, int32_t*, Fetch);
+using Int8Tile = void (*)(const int32_t*, const int32_t*, int64_t, int64_t, const int32_t*, int32_t*, Fetch);
 
-template <int... I>
-static constexpr std::array<Int8Tile, TILE> int8_tiles(std::integer_sequence<int, I...>) {
-    return {int8_tile<I + 1>...};
+template <int S, int... I>
+static constexpr std::array<Int8Tile, sizeof...(I)> int8_tiles(std::integer_sequence<int, I...>) {
+    return {int8_tile<I + 1, S>...};
 }
 
 // By height - 1.
-static constexpr auto kInt8Tiles = int8_tiles(std::make_integer_sequence<int, TILE>{});
+template <int S>
+static constexpr auto kInt8Tiles =
+    int8_tiles<S>(std::make_integer_sequence<int, S == 1 ? TILE : PAIR_TILE>{});
+
+static inline Int8Tile int8_tile_of(int64_t height, bool pair) {
+    if constexpr (PAIR_TILE > 0) {
+        if (pair) return kInt8Tiles<2>[height - 1];
+    }
+    return kInt8Tiles<1>[height - 1];
+}
 
 // Outputs [n, n + outer) of all rows.
 static void int8_pass(const Int8ProductArgs& a, int64_t n, int64_t outer, int32_t* scratch) {
-    const Tiling tiling(a.m);
+    const Tiling tiling = tiling_of(a.m);
     const Slicing slicing(a.m, a.k);
     int32_t* slivers = scratch;
     int32_t* sums = slivers + kPassOutputs * kMostSteps;
@@ -169,12 +192,15 @@ static void int8_pass(const Int8ProductArgs& a, int64_t n, int64_t outer, int32_
         for (int64_t tile = 0; tile < tiling.count; ++tile) {
             const int64_t first = tiling.begin(tile);
             const int64_t height = tiling.height_of(tile);
-            for (int64_t i = 0; i < outer; i += kOutputs) {
-                kInt8Tiles[height - 1](a.x + begin * a.m + first * steps, slivers + i * slicing.length, steps,
-                                       begin == 0 ? a.start + first : nullptr,
-                                       sums + first * kPassOutputs + i,
-                                       fetched < outer ? Fetch{next + fetched * a.k, a.k} : Fetch{next, 0});
+            for (int64_t i = 0; i < outer;) {
+                const bool pair = in_pairs(a.m) && outer - i > kOutputs;
+                int8_tile_of(height, pair)(
+                    a.x + begin * a.m + first * steps, slivers + i * slicing.length,
+                    kOutputs * slicing.length, steps, begin == 0 ? a.start + first : nullptr,
+                    sums + first * kPassOutputs + i,
+                    fetched < outer ? Fetch{next + fetched * a.k, a.k} : Fetch{next, 0});
                 fetched += kFetchedRows;
+                i += pair ? 2 * kOutputs : kOutputs;
             }
             if (last) {
                 finish_block(a,

@@ -40,7 +40,7 @@ void many_pack(const PackArgs& a, int64_t begin, int64_t end) {
     static_assert(kPackUnit % W == 0);
     with_float_type(a.dtype, [&](auto t) {
         using T = decltype(t);
-        const Tiling tiling(a.m);
+        const Tiling tiling = tiling_of(a.m);
         const Slicing slicing(a.k, a.m);
         for (int64_t tile = 0; tile < tiling.count; ++tile) {
             const int64_t first = tiling.begin(tile);

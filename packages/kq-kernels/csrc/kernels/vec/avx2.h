@@ -11,7 +11,8 @@ namespace kq::avx2 {
 
 constexpr int W = 8;
 constexpr int FEW_GROUP = 2;
-constexpr int TILE = 6;  // 12 accumulators, 2 vectors of weights and a broadcast in 16 registers
+constexpr int TILE = 6;       // 12 accumulators, 2 vectors of weights and a broadcast in 16 registers
+constexpr int PAIR_TILE = 0;  // two slivers would need 4 vectors of weights
 
 using f32 = __m256;
 using i32 = __m256i;

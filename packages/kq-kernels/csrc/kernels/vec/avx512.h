@@ -11,7 +11,8 @@ namespace kq::avx512 {
 
 constexpr int W = 16;
 constexpr int FEW_GROUP = 4;
-constexpr int TILE = 14;  // 28 accumulators, 2 vectors of weights and a broadcast in 32 registers
+constexpr int TILE = 14;      // 28 accumulators, 2 vectors of weights and a broadcast in 32 registers
+constexpr int PAIR_TILE = 6;  // 24 accumulators, 4 vectors of weights and a broadcast
 
 using f32 = __m512;
 using i32 = __m512i;

@@ -17,6 +17,7 @@ namespace kq::scalar {
 constexpr int W = 1;
 // Rows of x in a tile of a matrix product: as many as keep all accumulators, 2 W wide, in registers.
 constexpr int TILE = 4;
+constexpr int PAIR_TILE = 0;
 // Rows of W that a product with few rows of x reads side by side.
 constexpr int FEW_GROUP = 1;
 
